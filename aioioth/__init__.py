@@ -1,0 +1,40 @@
+"""A TCP/IP stack of its own for every part of an asyncio program, without root.
+
+    async with aioioth.Stack("vde:///tmp/sw", ip="10.0.0.50/24") as stack:
+        reader, writer = await stack.open_connection("10.0.0.1", 7)
+
+Where things are:
+
+* `aioioth.stack`, `aioioth.interfaces`, `aioioth.events`: the stack and what it has
+* `aioioth.streams`, `aioioth.endpoints`: asyncio's calls on a stack
+* `aioioth.netlink`: pyroute2 on a stack, on any event loop
+* `aioioth.switch`: a learning switch inside the process
+* `aioioth.errors`: every error, as a tree
+* `aioioth.abc`, `aioioth.vnl`, `aioioth.wire`: what plug-ins build on
+"""
+
+from __future__ import annotations
+
+from aioioth import errors
+from aioioth._manager import stacks
+from aioioth.events import CarrierDown, CarrierUp, Event, EventStream
+from aioioth.interfaces import Interface, InterfaceStats
+from aioioth.stack import SocketInfo, Stack
+from aioioth.streams import open_connection, start_server
+from aioioth.switch import Switch
+
+__all__ = [
+    "CarrierDown",
+    "CarrierUp",
+    "Event",
+    "EventStream",
+    "Interface",
+    "InterfaceStats",
+    "SocketInfo",
+    "Stack",
+    "Switch",
+    "errors",
+    "open_connection",
+    "stacks",
+    "start_server",
+]

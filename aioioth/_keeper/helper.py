@@ -1,0 +1,284 @@
+"""The keeper program: makes namespaces and hands out descriptors.
+
+Run by ``client.py`` as ``python -I -S helper.py SOCKET [USER_NAMESPACE]``, both being
+inherited descriptors. It makes one user namespace (or joins the given one), serves
+requests until the other end of SOCKET is closed, and exits. It never opens anything in
+the host's network namespace.
+
+Each channel has a thread: making a namespace or a TAP may wait for a kernel lock (the
+routing lock is held for tens of milliseconds while a TAP is torn down), and a socket on
+another channel must not wait with it.
+
+Source:
+    user_namespaces(7), network_namespaces(7), unix(7); Documentation/networking/tuntap.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  (pathlib would double the start-up time)
+
+import messages
+
+# <linux/sched.h>, Linux 6.1
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+# <linux/if_tun.h>, <linux/if.h>, <linux/sockios.h>, Linux 6.1
+TUNSETIFF = 0x400454CA
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
+_IFREQ_FLAGS = struct.Struct("16sH22x")
+
+_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS)
+
+
+class Failure(Exception):
+    """A system call failed; ``step`` says what it was for."""
+
+    def __init__(self, error: OSError, step: str) -> None:
+        super().__init__(step)
+        self.errno = error.errno or errno.EIO
+        self.step = step
+
+
+if hasattr(os, "unshare"):
+    unshare, setns = os.unshare, os.setns
+else:  # Python 3.11
+    import ctypes
+
+    _libc = ctypes.CDLL(None, use_errno=True)
+
+    def _checked(result: int) -> None:
+        if result:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def unshare(flags: int) -> None:
+        """See unshare(2)."""
+        _checked(_libc.unshare(flags))
+
+    def setns(descriptor: int, kind: int) -> None:
+        """See setns(2)."""
+        _checked(_libc.setns(descriptor, kind))
+
+
+def _write(path: str, text: str, step: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Failure(error, step) from None
+
+
+def make_user_namespace() -> int | None:
+    """Enter a user namespace of our own that maps the caller's ids to themselves.
+
+    Returns:
+        Its descriptor, or None when user namespaces are refused but the privileges
+        at hand make network namespaces without one.
+
+    Raises:
+        Failure: The kernel refused.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        unshare(CLONE_NEWUSER)
+    except OSError as error:
+        try:
+            unshare(CLONE_NEWNET)
+        except OSError:
+            raise Failure(error, "user namespace") from None
+        return None
+    # One line that maps the writer's own id needs no privilege (user_namespaces(7)).
+    _write("/proc/self/setgroups", "deny", "id map")
+    _write("/proc/self/uid_map", f"{uid} {uid} 1", "id map")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1", "id map")
+    return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Keeper:
+    """State of the program: a user namespace, and an empty network namespace as home.
+
+    A thread goes home after each request. It would otherwise keep the last stack's
+    namespace alive.
+    """
+
+    def __init__(self, user_namespace: int | None) -> None:
+        self.failure: Failure | None = None
+        self.user_namespace = user_namespace
+        try:
+            if user_namespace is None:
+                self.user_namespace = make_user_namespace()
+            else:
+                self._join(user_namespace)
+            self.home = self._new_network_namespace()
+        except Failure as failure:
+            self.failure = failure  # told to everyone who asks for anything
+
+    @staticmethod
+    def _join(user_namespace: int) -> None:
+        try:
+            setns(user_namespace, CLONE_NEWUSER)
+        except OSError as error:
+            raise Failure(error, "joining the user namespace") from None
+
+    @staticmethod
+    def _new_network_namespace() -> int:
+        try:
+            unshare(CLONE_NEWNET)
+        except OSError as error:
+            raise Failure(error, "network namespace") from None
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self, channel: socket.socket) -> None:
+        """Answer requests until the other end of ``channel`` is closed."""
+        while True:
+            try:
+                message, received = messages.receive(channel)
+            except ConnectionResetError:
+                return
+            if not message:
+                return
+            try:
+                self._answer(channel, message, received)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            finally:
+                for descriptor in received:
+                    os.close(descriptor)
+
+    def _answer(
+        self, channel: socket.socket, message: bytes, received: list[int]
+    ) -> None:
+        version, operation, sequence, body = messages.unpack_request(message)
+        if operation == messages.CHANNEL and version == messages.VERSION:
+            self._start_channel(received[0])
+            return
+        made: list[int] = []
+        try:
+            if version != messages.VERSION:
+                raise Failure(OSError(errno.EPROTO, ""), "protocol version")
+            if self.failure is not None:
+                raise self.failure
+            made = self._perform(operation, body, received)
+            reply = messages.pack_reply(sequence)
+        except Failure as failure:
+            reply = messages.pack_reply(
+                sequence, failure.errno, failure.step.encode()
+            )
+        try:
+            socket.send_fds(channel, [reply], made)
+        finally:
+            for descriptor in made:
+                if descriptor != self.user_namespace:
+                    os.close(descriptor)
+
+    def _start_channel(self, descriptor: int) -> None:
+        channel = socket.socket(fileno=os.dup(descriptor))
+        threading.Thread(target=self._serve_channel, args=[channel]).start()
+
+    def _serve_channel(self, channel: socket.socket) -> None:
+        with channel:
+            self.serve(channel)
+
+    def _perform(self, operation: int, body: bytes, received: list[int]) -> list[int]:
+        if operation == messages.USER_NAMESPACE:
+            return [] if self.user_namespace is None else [self.user_namespace]
+        try:
+            if operation == messages.NETWORK_NAMESPACE:
+                return [self._stack_namespace(body)]
+            try:
+                setns(received[0], CLONE_NEWNET)
+            except OSError as error:
+                raise Failure(error, "entering a network namespace") from None
+            if operation == messages.SOCKET:
+                return [self._socket(body)]
+            if operation == messages.TAP:
+                return [self._tap(body)]
+            if operation == messages.SYSCTL:
+                self._sysctl(body)
+                return []
+            raise Failure(OSError(errno.ENOSYS, ""), f"operation {operation}")
+        finally:
+            setns(self.home, CLONE_NEWNET)
+
+    def _stack_namespace(self, body: bytes) -> int:
+        namespace = self._new_network_namespace()
+        try:
+            self._loopback_up()
+            self._sysctl(body)
+        except Failure:
+            os.close(namespace)
+            raise
+        return namespace
+
+    @staticmethod
+    def _socket(body: bytes) -> int:
+        family, kind, protocol = messages.unpack_socket(body)
+        try:
+            return socket.socket(family, kind, protocol).detach()
+        except OSError as error:
+            raise Failure(error, "socket") from None
+
+    @staticmethod
+    def _tap(name: bytes) -> int:
+        try:
+            descriptor = os.open(
+                "/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+            )
+        except OSError as error:
+            raise Failure(error, "opening /dev/net/tun") from None
+        try:
+            request = _IFREQ_FLAGS.pack(name, IFF_TAP | IFF_NO_PI)
+            fcntl.ioctl(descriptor, TUNSETIFF, request)
+        except OSError as error:
+            os.close(descriptor)
+            raise Failure(error, "TAP interface") from None
+        return descriptor
+
+    @staticmethod
+    def _loopback_up() -> None:
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+                request = _IFREQ_FLAGS.pack(b"lo", IFF_UP)
+                fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
+        except OSError as error:
+            raise Failure(error, "ip link set lo up") from None
+
+    @staticmethod
+    def _sysctl(lines: bytes) -> None:
+        """Write ``name=value`` lines; a name with ``?`` in front may be missing."""
+        for line in lines.decode().splitlines():
+            name, _, value = line.removeprefix("?").partition("=")
+            try:
+                _write(f"/proc/sys/{name}", value, f"sysctl {name}={value}")
+            except Failure as failure:
+                if not (line.startswith("?") and failure.errno == errno.ENOENT):
+                    raise
+
+
+def main() -> None:
+    """Serve the program on the other end of the inherited socket."""
+    program = socket.socket(fileno=int(sys.argv[1]))
+    user_namespace = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    Keeper(user_namespace).serve(program)
+    # The program is gone, or wants us gone. Threads of other channels may be inside a
+    # system call; nothing of theirs is worth waiting for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

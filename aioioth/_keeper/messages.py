@@ -1,0 +1,86 @@
+"""What a program and its keeper say to each other.
+
+One message is one packet on a UNIX SEQPACKET socket. Native byte order: both ends are
+on the same machine. Descriptors travel beside the bytes (SCM_RIGHTS).
+
+    request   version u8, operation u8, sequence u16, body
+    reply     version u8, 0, sequence u16, errno i32, body
+
+The namespace that a request is about is always its first descriptor, so the keeper
+remembers nothing and another one can take over at any message.
+
+This module is imported by the helper, which runs without site-packages: it may import
+nothing but the standard library, and little of that.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+
+VERSION = 1
+
+# Operations. In brackets: descriptors sent -> descriptors returned.
+USER_NAMESPACE = 1  # body empty [-> user namespace, or none when there is none]
+NETWORK_NAMESPACE = 2  # body: sysctl lines to write in it [-> network namespace]
+SOCKET = 3  # body: family, type, protocol as i32 [namespace -> socket]
+TAP = 4  # body: interface name [namespace -> TAP]
+SYSCTL = 5  # body: sysctl lines [namespace ->]
+CHANNEL = 6  # body empty; no reply [one end of a new SEQPACKET pair ->]
+
+MAX_MESSAGE = 8192
+MAX_DESCRIPTORS = 4
+
+_REQUEST = struct.Struct("=BBH")
+_REPLY = struct.Struct("=BBHi")
+_SOCKET = struct.Struct("=iii")
+
+
+def pack_request(operation: int, sequence: int, body: bytes = b"") -> bytes:
+    """Return the bytes of a request."""
+    return _REQUEST.pack(VERSION, operation, sequence) + body
+
+
+def unpack_request(message: bytes) -> tuple[int, int, int, bytes]:
+    """Return version, operation, sequence and body of a request."""
+    version, operation, sequence = _REQUEST.unpack_from(message)
+    return version, operation, sequence, message[_REQUEST.size :]
+
+
+def pack_reply(sequence: int, errno: int = 0, body: bytes = b"") -> bytes:
+    """Return the bytes of a reply; ``body`` of a failure says what was tried."""
+    return _REPLY.pack(VERSION, 0, sequence, errno) + body
+
+
+def unpack_reply(message: bytes) -> tuple[int, int, int, bytes]:
+    """Return version, sequence, errno and body of a reply."""
+    version, _, sequence, errno = _REPLY.unpack_from(message)
+    return version, sequence, errno, message[_REPLY.size :]
+
+
+def pack_socket(family: int, kind: int, protocol: int) -> bytes:
+    """Return the body of a SOCKET request."""
+    return _SOCKET.pack(family, kind, protocol)
+
+
+def unpack_socket(body: bytes) -> tuple[int, int, int]:
+    """Return family, type and protocol of a SOCKET request."""
+    family, kind, protocol = _SOCKET.unpack(body)
+    return family, kind, protocol
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Return the next message and its descriptors, which the caller then owns.
+
+    ``socket.recv_fds`` would not do: it leaves descriptors inheritable (Python 3.11
+    to 3.13 ignore its flags).
+    """
+    message, ancillary, _, _ = channel.recvmsg(
+        MAX_MESSAGE, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) // 4 * 4])
+    return message, list(descriptors)

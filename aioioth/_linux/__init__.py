@@ -1,0 +1,1 @@
+"""The kernel's interface: ioctls and constants. Knows no asyncio."""

@@ -1,0 +1,187 @@
+"""Frames from here to there: one direction between a device and a plug.
+
+A pump is a reader on the event loop. Each wake-up moves frames until there are none or
+the budget is used up, and never waits: measured, a frame costs 7 to 10 us with one frame
+for each wake-up and 2 to 3.6 us when drained.
+
+When the sink is full the pump keeps the one frame that did not go, stops reading and
+watches the sink until it is writable. The queue then builds up in the kernel, on the
+source's side, where TCP sees it. Nothing a pump meets is raised into the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+# 64 frames of 1514 bytes take 0.2 to 0.3 ms: long enough to be worth the wake-up, short
+# enough for everybody else on the loop.
+BUDGET = 64
+
+# The largest frame of a TAP: 64 KiB and a header.
+BUFFER_SIZE = 65536 + 18
+
+# A frame that meets one of these is dropped and counted; the sink itself is all right.
+_DROP_CAUSES = {
+    errno.ENOBUFS: "no buffer space",
+    errno.ENOMEM: "no memory",
+    errno.EMSGSIZE: "too long",
+    errno.EINVAL: "malformed",  # a TAP's word for a frame shorter than a header
+    errno.EIO: "interface down",  # a TAP's word
+    errno.ENETDOWN: "interface down",  # a packet socket's
+}
+
+
+class End(Protocol):
+    """A device or a plug; see `aioioth.abc.Plug` for what each method promises."""
+
+    def fileno(self) -> int: ...  # noqa: D102
+    def recv_into(self, buffer: memoryview, /) -> int: ...  # noqa: D102
+    def send(self, frame: memoryview, /) -> int: ...  # noqa: D102
+
+
+@dataclass
+class Counters:
+    """What went one way through an interface.
+
+    Attributes:
+        frames: Frames delivered.
+        bytes: Their length together, Ethernet headers included.
+        drops: Frames lost here, by cause.
+        pauses: How often the sink was full and the pump waited for it.
+    """
+
+    frames: int = 0
+    bytes: int = 0
+    drops: dict[str, int] = field(default_factory=dict)
+    pauses: int = 0
+
+
+class Pump:
+    """Moves frames from ``source`` to ``sink`` while it is started.
+
+    Args:
+        loop: The event loop that it is a reader of.
+        source: Where frames come from.
+        sink: Where they go.
+        counters: Counted up.
+        buffer: BUFFER_SIZE bytes that all pumps of a loop may share, since none keeps
+            anything there between two wake-ups.
+        on_broken: Called once, from the loop, with the end that broke and its error.
+            The pump has stopped then.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  (one call site, and all of it is wiring)
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: End,
+        sink: End,
+        counters: Counters,
+        buffer: memoryview,
+        on_broken: Callable[[End, OSError], None],
+    ) -> None:
+        self._loop = loop
+        self._source = source
+        self._sink = sink
+        self._counters = counters
+        self._buffer = buffer
+        self._on_broken = on_broken
+        self._held: bytes | None = None
+        self._reading = -1
+        self._writing = -1
+
+    def start(self) -> None:
+        """Start moving frames."""
+        self._reading = self._source.fileno()
+        self._loop.add_reader(self._reading, self._on_readable)
+
+    def stop(self) -> None:
+        """Stop; a frame that was held is lost. Idempotent."""
+        # Before anybody closes the descriptors: uvloop aborts the process if a reader is
+        # left on a closed one. A closed loop has no readers, and refuses to be asked.
+        reading, self._reading = self._reading, -1
+        writing, self._writing = self._writing, -1
+        if not self._loop.is_closed():
+            if reading != -1:
+                self._loop.remove_reader(reading)
+            if writing != -1:
+                self._loop.remove_writer(writing)
+        self._held = None
+
+    def flush(self) -> None:
+        """Move what is waiting right now, one budget at most."""
+        if self._reading != -1:
+            self._on_readable()
+
+    def _on_readable(self) -> None:
+        recv_into, send, buffer = self._source.recv_into, self._sink.send, self._buffer
+        counters = self._counters
+        for _ in range(BUDGET):
+            try:
+                length = recv_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ENETDOWN:
+                    return  # a packet socket says once that its interface went down
+                self._break(self._source, error)
+                return
+            frame = buffer[:length]
+            try:
+                send(frame)
+            except BlockingIOError:
+                self._hold(frame)
+                return
+            except OSError as error:
+                if not self._drop(error):
+                    return
+            else:
+                counters.frames += 1
+                counters.bytes += length
+        # Readiness is level-triggered: what is left wakes us on the next turn of the
+        # loop, after the callbacks that were waiting behind this one.
+
+    def _hold(self, frame: memoryview) -> None:
+        self._held = bytes(frame)
+        self._counters.pauses += 1
+        self._loop.remove_reader(self._reading)
+        self._reading = -1
+        self._writing = self._sink.fileno()
+        self._loop.add_writer(self._writing, self._on_writable)
+
+    def _on_writable(self) -> None:
+        held = self._held
+        assert held is not None
+        try:
+            self._sink.send(memoryview(held))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if not self._drop(error):
+                return
+        else:
+            self._counters.frames += 1
+            self._counters.bytes += len(held)
+        self._held = None
+        self._loop.remove_writer(self._writing)
+        self._writing = -1
+        self.start()
+
+    def _drop(self, error: OSError) -> bool:
+        """Count a frame that the sink did not take; False if the sink is broken."""
+        cause = _DROP_CAUSES.get(error.errno or 0)
+        if cause is None:
+            self._break(self._sink, error)
+            return False
+        drops = self._counters.drops
+        drops[cause] = drops.get(cause, 0) + 1
+        return True
+
+    def _break(self, end: End, error: OSError) -> None:
+        self.stop()
+        self._on_broken(end, error)

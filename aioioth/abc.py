@@ -1,0 +1,144 @@
+"""What plug-ins implement.
+
+A *transport* serves one VNL scheme. It is registered as an entry point in the group
+``aioioth.transports``: the scheme is the name, the value a callable that takes the part
+of the VNL after ``://`` and returns a `FrameTransport`. It should raise
+`aioioth.errors.ConfigurationError` there and then if it cannot make sense of it.
+
+A *kind* of stack is registered in the group ``aioioth.stacks``; its value is a
+`StackKind`.
+
+Plug-ins may import this module, `aioioth.errors`, `aioioth.vnl`, `aioioth.switch` and
+`aioioth.wire`; the rest of aioioth is none of their business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+__all__ = ["FrameTransport", "Plug", "Space", "StackKind", "TransportFactory"]
+
+
+@runtime_checkable
+class Plug(Protocol):
+    """The open end of a virtual network: whole Ethernet frames in and out.
+
+    A frame is destination, source, EtherType and payload, 14 to ``mtu + 18`` bytes (4
+    of them for a VLAN tag); no preamble and no frame check sequence. Frames may be lost
+    or reordered, never split or merged. All methods are called on one event loop's
+    thread, and none may wait.
+    """
+
+    @property
+    def mtu(self) -> int:
+        """Largest payload in bytes, as in ``ip link``: headers not counted."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a frame waits.
+
+        It is also the one that becomes writable again after `send` was refused.
+        """
+        ...
+
+    def hangup_fileno(self) -> int:
+        """Return a descriptor that is readable once the other side is gone.
+
+        -1 if there is none, because `recv_into` and `send` raise then.
+        """
+        ...
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Copy the next frame into ``buffer``.
+
+        Returns:
+            Length of the frame in bytes.
+
+        Raises:
+            BlockingIOError: No frame is waiting.
+            OSError: The other side is gone; the plug will be closed.
+        """
+        ...
+
+    def send(self, frame: Buffer, /) -> int:
+        """Send one frame, copying it if it has to wait.
+
+        Returns:
+            Length of the frame in bytes.
+
+        Raises:
+            BlockingIOError: The way is full; it is sent again when `fileno` is writable.
+            OSError: ENOBUFS, ENOMEM or EMSGSIZE: this frame is dropped and counted.
+                Anything else: the other side is gone; the plug will be closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release everything at once. Idempotent, never waits, never raises.
+
+        Also called in a forked child, for its copies of the descriptors.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameTransport(Protocol):
+    """A way to one virtual network, opened as often as it is lost."""
+
+    async def open(self, label: str) -> Plug:
+        """Plug into the network.
+
+        Args:
+            label: Who is plugging in, for the network's own listings.
+
+        Raises:
+            BrokenTransportError: The network cannot be reached.
+
+        Cancellation:
+            Must leave nothing behind.
+        """
+        ...
+
+
+class Space(Protocol):
+    """Where the sockets of one stack are made."""
+
+    def socket(self, family: int, kind: int, protocol: int, /) -> socket.socket:
+        """Open a non-blocking socket, from any thread.
+
+        Raises:
+            OSError: What ``socket()`` raises.
+            ClosedError: The space was closed before.
+        """
+        ...
+
+    def sockets(self) -> list[int]:
+        """Return the descriptors of this process that are sockets here."""
+        ...
+
+    def close(self) -> None:
+        """Release everything at once. Idempotent, never waits, never raises."""
+        ...
+
+
+class StackKind(Protocol):
+    """Makes the space of a new stack, called as ``await kind(label)``."""
+
+    async def __call__(self, label: str, /) -> Space:
+        """Make a space.
+
+        Raises:
+            AioiothError: It cannot be made; the message says what to do.
+        """
+        ...
+
+
+if TYPE_CHECKING:
+    TransportFactory = Callable[[str], FrameTransport]
+    """Makes a transport from the part of a VNL after ``://``."""

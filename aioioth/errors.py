@@ -1,0 +1,160 @@
+"""Every error that aioioth raises itself.
+
+What sockets raise inside streams is never wrapped: a refused connection is
+``ConnectionRefusedError`` here as in asyncio. The tree::
+
+    AioiothError
+    ├── ClosedError (RuntimeError)            you: the stack is closed or not open yet
+    ├── WrongLoopError (RuntimeError)         you: the stack belongs to another loop
+    ├── BusyError (OSError, EBUSY)            you: something is still in use
+    ├── BrokenTransportError (OSError)        outside: the virtual network is gone
+    │   └── HandshakeTimeoutError (TimeoutError)
+    ├── KeeperError (OSError)                 outside: the helper process failed
+    ├── ConfigurationError (ValueError)       you: an argument cannot be right
+    │   └── UnknownPluginError
+    │       └── UnknownSchemeError
+    ├── MissingPrivilegeError (PermissionError)   the kernel refused; says what to do
+    └── NetlinkError (OSError)                the kernel refused a configuration request
+
+    UnclosedStackWarning (RuntimeWarning)     a stack was left open when its loop ended
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class AioiothError(Exception):
+    """Base of all errors that are aioioth's own."""
+
+
+class ClosedError(AioiothError, RuntimeError):
+    """The object was closed before, or was never opened.
+
+    Attributes:
+        what: The object in words, for example ``stack 'web'``.
+    """
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        self.what = what
+        super().__init__(f"{what} is {hint or 'closed: make a new one'}")
+
+
+class WrongLoopError(AioiothError, RuntimeError):
+    """A stack was used from an event loop that it does not belong to."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} was opened on another event loop; use it there, or open a "
+            f"stack of your own on this loop (stack.socket() works from any thread)"
+        )
+
+
+class BusyError(AioiothError, OSError):
+    """Something is still in use, so it cannot be taken away or taken twice.
+
+    Attributes:
+        errno: Always ``EBUSY``.
+        users: What is still in use, one readable line each.
+    """
+
+    def __init__(self, message: str, users: Sequence[str] = ()) -> None:
+        self.users = tuple(users)
+        listed = "".join(f"\n  {user}" for user in self.users)
+        super().__init__(errno.EBUSY, f"{message}{':' if listed else ''}{listed}")
+
+
+class BrokenTransportError(AioiothError, OSError):
+    """The virtual network could not be reached, or went away.
+
+    Attributes:
+        errno: The system's reason where there is one, otherwise ``EIO``.
+        vnl: The virtual network's locator.
+    """
+
+    def __init__(self, vnl: str, reason: str, *, errno: int | None = None) -> None:
+        self.vnl = vnl
+        super().__init__(5 if errno is None else errno, f"{vnl}: {reason}")
+
+
+class HandshakeTimeoutError(BrokenTransportError, TimeoutError):
+    """The other side of a transport accepted us and then said nothing."""
+
+    def __init__(self, vnl: str, reason: str) -> None:
+        super().__init__(vnl, reason, errno=errno.ETIMEDOUT)
+
+
+class KeeperError(AioiothError, OSError):
+    """The helper process that owns the namespaces could not be started or asked."""
+
+    def __init__(self, reason: str, *, errno: int | None = None) -> None:
+        super().__init__(5 if errno is None else errno, f"the keeper {reason}")
+
+
+class ConfigurationError(AioiothError, ValueError):
+    """An argument cannot be right; nothing was done."""
+
+
+class UnknownPluginError(ConfigurationError):
+    """No installed distribution registers the wanted name.
+
+    Attributes:
+        group: Entry-point group that was searched.
+        name: Name that was asked for.
+        known: Names that are registered, sorted.
+    """
+
+    def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
+        self.group = group
+        self.name = name
+        self.known = tuple(known)
+        super().__init__(
+            f"no {group!r} plug-in is named {name!r}; installed: "
+            f"{', '.join(self.known) or 'none'}. "
+            f"Check the spelling, or install the distribution that provides it."
+        )
+
+
+class UnknownSchemeError(UnknownPluginError):
+    """A VNL begins with a scheme that no installed transport serves."""
+
+
+class MissingPrivilegeError(AioiothError, PermissionError):
+    """The kernel refused something that a stack needs.
+
+    Attributes:
+        errno: What the kernel answered.
+        action: What was tried, as a gerund: "making a user namespace".
+        advice: The sysctl, device or profile to change, one sentence.
+    """
+
+    def __init__(self, action: str, advice: str, *, errno: int) -> None:
+        self.action = action
+        self.advice = advice
+        super().__init__(errno, f"{action}: {os.strerror(errno)}. {advice}")
+
+
+class NetlinkError(AioiothError, OSError):
+    """The kernel refused a configuration request.
+
+    Attributes:
+        errno: What the kernel answered.
+        request: The request in iproute2's words.
+    """
+
+    def __init__(self, errno: int, request: str, detail: str = "") -> None:
+        self.request = request
+        reason = os.strerror(errno) + (f" ({detail})" if detail else "")
+        super().__init__(errno, f"{request}: {reason}")
+
+
+class UnclosedStackWarning(RuntimeWarning):
+    """A stack was still open when its event loop ended, and was closed then.
+
+    The warning points at the line that made the stack.
+    """

@@ -1,0 +1,90 @@
+"""What happens to a stack, as it happens: ``async for event in stack.events()``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CarrierDown", "CarrierUp", "Event", "EventStream"]
+
+# A reader that does not read loses the oldest events, not the memory.
+_KEPT_EVENTS = 1024
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to an interface.
+
+    Attributes:
+        interface: Name of the interface.
+    """
+
+    interface: str
+
+
+@dataclass(frozen=True)
+class CarrierDown(Event):
+    """The interface lost its virtual network; it is trying to get it back.
+
+    Attributes:
+        cause: Why, in words.
+    """
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class CarrierUp(Event):
+    """The interface has its virtual network again.
+
+    Attributes:
+        attempts: How many times it tried.
+    """
+
+    attempts: int
+
+
+class EventStream:
+    """Asynchronous iterator over events from the moment it was made.
+
+    It ends when the stack is closed. Only one task may wait on it at a time.
+
+    Args:
+        unsubscribe: Called when the stream is closed.
+    """
+
+    def __init__(self, unsubscribe: Callable[[EventStream], None]) -> None:
+        self._unsubscribe = unsubscribe
+        self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def push(self, event: Event) -> None:
+        """Add an event; called by the stack."""
+        self._events.append(event)
+        self._ready.set()
+
+    def close(self) -> None:
+        """End the stream; events that are waiting can still be read. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._ready.set()
+            self._unsubscribe(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._closed:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        return self._events.popleft()

@@ -1,0 +1,83 @@
+"""A stack's interfaces, as users see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from aioioth._linux import netdevice
+
+if TYPE_CHECKING:
+    from aioioth._link import Link
+    from aioioth._pump import Counters
+    from aioioth.netlink import Netlink
+
+__all__ = ["Interface", "InterfaceStats"]
+
+
+@dataclass(frozen=True)
+class InterfaceStats:
+    """What went through an interface, counted by aioioth's pumps.
+
+    The kernel's own counters are ``ip -s link``'s; these count what the virtual network
+    took and gave.
+
+    Attributes:
+        sent: From the stack to the network.
+        received: From the network to the stack.
+    """
+
+    sent: Counters
+    received: Counters
+
+
+class Interface:
+    """One interface of an open stack.
+
+    Attributes:
+        name: Its name in the stack: ``vde0``.
+        vnl: The virtual network it belongs to.
+    """
+
+    def __init__(self, name: str, vnl: str, link: Link, netlink: Netlink) -> None:
+        self.name = name
+        self.vnl = vnl
+        self._link = link
+        self._netlink = netlink
+
+    @property
+    def index(self) -> int:
+        """The kernel's number for it, as in ``ip link``."""
+        return netdevice.interface_index(self._netlink.fileno(), self.name)
+
+    @property
+    def mac(self) -> str:
+        """Its MAC address, as ``02:00:00:00:00:01``."""
+        return netdevice.interface_mac(self._netlink.fileno(), self.name)
+
+    @property
+    def mtu(self) -> int:
+        """Its MTU in bytes, Ethernet header not counted."""
+        return netdevice.interface_mtu(self._netlink.fileno(), self.name)
+
+    @property
+    def device(self) -> str:
+        """How its frames reach aioioth: ``tap`` or ``packet``."""
+        return self._link.device.kind
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is on its virtual network right now."""
+        return self._link.attached
+
+    @property
+    def stats(self) -> InterfaceStats:
+        """What went through it. The counters go on counting while you hold them."""
+        return InterfaceStats(self._link.sent, self._link.received)
+
+    @override
+    def __repr__(self) -> str:
+        state = "attached" if self.attached else "no carrier"
+        return f"<Interface {self.name} on {self.vnl} ({self.device}, {state})>"

@@ -1,0 +1,182 @@
+"""pyroute2's netlink on a stack's own socket, on any event loop.
+
+Source: rtnetlink(7), netlink(7); pyroute2 0.9.7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+# Not `pyroute2`: that takes twice as long to import.
+from pyroute2.iproute.linux import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
+from typing_extensions import override
+
+from aioioth.errors import NetlinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from aioioth._namespace import Namespace
+
+__all__ = ["Netlink"]
+
+# <linux/netlink.h>, Linux 6.1
+_NLMSG_ERROR = 2
+_HEADER = struct.Struct("=IHHII")
+_ERROR = struct.Struct("=i16x")
+
+# The system gives 416 KiB of it by default (net.core.rmem_max): some 300 answers.
+_RECEIVE_BYTES = 1 << 20
+_MESSAGE_BYTES = 1 << 16
+# Requests are answered before send() returns, so the answers of a burst are in the
+# receive buffer before the loop gets a chance to read them: read them in between.
+_BURST = 64
+
+
+class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
+    """pyroute2's `AsyncIPRoute`, bound to one stack.
+
+    All of pyroute2's rtnetlink calls work: ``await stack.netlink.link("set", ...)``,
+    ``async for link in await stack.netlink.get_links()``. What differs from pyroute2's
+    own class:
+
+    * It works on uvloop too, which has no netlink endpoint.
+    * A burst of requests does not overflow the socket. Should it overflow all the same
+      (ENOBUFS), those who wait get that error, and the object goes on working.
+    * ``tuntap`` links and probes are refused: pyroute2 would make them in the host's
+      namespace. Interfaces of a stack come from its VNLs.
+
+    Args:
+        namespace: Where the socket is opened.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._endpoint: _Endpoint | None = None
+        # Not SOCK_RAW: pyroute2 wants a datagram socket; for netlink they are the same.
+        sock = namespace.socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE
+        )
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        super().__init__(use_socket=sock, use_event_loop=asyncio.get_running_loop())
+        self.request_proxy = _Refusal()
+        self._sock = sock
+        self._sent = 0
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 when closed."""
+        return self._sock.fileno()
+
+    async def setup_endpoint(self) -> None:
+        """Start reading; called by pyroute2 before each request."""
+        if getattr(self.local, "transport", None) is None:
+            if self._sock.fileno() == -1:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            assert self.socket is self._sock, "pyroute2 sets up its queues here"
+            self.local.transport = self._endpoint = _Endpoint(self)
+            self.local.protocol = None
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        """Send a request, and make room for the answers of a burst."""
+        self._sent += 1
+        if self._sent % _BURST == 0 and self._endpoint is not None:
+            self._endpoint.read()
+        return self._sock.send(data, flags)
+
+    def enqueue(self, data: bytes, addr: object) -> None:
+        """Hand an answer to who waits for it; called for each message that comes."""
+        sequence = _HEADER.unpack_from(data)[3]
+        # pyroute2 would keep answers to cancelled requests for ever. Number 0 are the
+        # kernel's own announcements, wanted by who called bind().
+        if sequence == 0 or sequence in self.msg_queue.queues:
+            self.msg_queue.put_nowait(sequence, data)
+
+    def fail_all(self, code: int) -> None:
+        """Answer every request under way with an error."""
+        for sequence in list(self.msg_queue.queues):
+            length = _HEADER.size + _ERROR.size
+            header = _HEADER.pack(length, _NLMSG_ERROR, 0, sequence, 0)
+            self.msg_queue.put_nowait(sequence, header + _ERROR.pack(-code))
+
+    @override
+    def close(self, code: int = errno.ECONNRESET) -> None:
+        """Close the socket; requests under way fail with ECONNRESET. Idempotent."""
+        if self._sock.fileno() == -1:
+            return
+        if self._endpoint is not None:
+            self.fail_all(code)
+        super().close(code)  # removes the reader, through `_Endpoint.close`
+        self._sock.close()
+
+    @contextmanager
+    def translated(self, request: str) -> Generator[None]:
+        """Raise aioioth's error, naming the request, for pyroute2's inside the block.
+
+        Args:
+            request: In iproute2's words: ``ip link set vde0 up``.
+
+        Raises:
+            NetlinkError: The kernel refused.
+        """
+        try:
+            yield
+        except PyrouteError as error:
+            raise NetlinkError(abs(error.code), request) from error
+
+    async def add_veth(self, name: str, *, peer: str, peer_namespace: int) -> None:
+        """Make a veth pair whose other end is in another namespace.
+
+        Raises:
+            NetlinkError: The name is taken, or the kernel has no veth.
+        """
+        far: dict[str, Any] = {"ifname": peer, "net_ns_fd": peer_namespace, "mtu": 65535}
+        with self.translated(f"ip link add {name} type veth peer name {peer}"):
+            await self.link("add", ifname=name, kind="veth", peer=far)
+
+
+class _Refusal:
+    """In place of pyroute2's proxy, which acts in the host's namespace."""
+
+    @staticmethod
+    def handle(message: Any) -> bytes:  # noqa: ANN401  (pyroute2 has no types)
+        kind = message.get(("linkinfo", "kind"))
+        if kind in {"tun", "tuntap"}:
+            code = errno.EOPNOTSUPP
+            raise NetlinkError(code, f"ip link add type {kind}", "use a VNL instead")
+        return b""
+
+
+class _Endpoint:
+    """Reads a netlink socket on the event loop; what pyroute2 calls a transport."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(netlink.fileno(), self.read)
+
+    def read(self) -> None:
+        """Hand out all messages that are waiting."""
+        netlink = self._netlink
+        while True:
+            try:
+                data = netlink._sock.recv(_MESSAGE_BYTES)  # noqa: SLF001
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # ENOBUFS: some answers are lost, and nobody knows whose.
+                netlink.fail_all(error.errno or errno.EIO)
+                return
+            netlink.enqueue(data, None)
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._netlink.fileno())
+
+    def abort(self) -> None:
+        """Do nothing: pyroute2 calls `close` right after."""

@@ -1,0 +1,308 @@
+"""``vde://[DIRECTORY][[OPTIONS]]``: a port of a VDE switch.
+
+Without a directory it is ``/run/vde.ctl``, or else ``/tmp/vde.ctl``. Options, separated
+by ``/``: ``port=N`` (or just ``N``; 0 is the management port), ``portgroup=NAME`` (or
+just ``NAME``), ``group=NAME`` (who else may use our data socket) and ``mode=OCTAL``.
+
+Source: the VDE control protocol as spoken by Debian's vde_switch 2.3.2 and vde_plug
+4.0.1; `aioioth.wire.vde`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import itertools
+import os
+import re
+import socket
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioioth.errors import (
+    BrokenTransportError,
+    ConfigurationError,
+    HandshakeTimeoutError,
+)
+from aioioth.vnl import split_bracket_options
+from aioioth.wire import vde
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DEFAULTS = (Path("/run/vde.ctl"), Path("/tmp/vde.ctl"))  # noqa: S108  (VDE's own default)
+_OPTIONS = ("port", "portgroup", "group", "mode")
+
+# A switch answers within a millisecond; Debian 12's never answers a bad request.
+_HANDSHAKE_SECONDS = 3.0
+_RETRY_SECONDS = 0.05
+
+# vde_switch has a buffer of 1518 bytes and silently cuts longer frames off. It names its
+# data sockets PORT.FD; vde_plug's switch, which takes 9234 bytes, names them fdN.
+_SWITCH_NAME = re.compile(rb"\d{3,}\.\d+")
+_SWITCH_MTU = 1500
+_NODE_MTU = 9216
+
+_numbers = itertools.count()
+
+
+class VdeTransport:
+    """See `aioioth.abc.FrameTransport`.
+
+    Args:
+        address: ``[DIRECTORY][[OPTIONS]]``.
+
+    Raises:
+        ConfigurationError: An option is unknown or has a bad value.
+    """
+
+    def __init__(self, address: str) -> None:
+        path, options = split_bracket_options(address, _OPTIONS)
+        self._vnl = f"vde://{address}"
+        self._directory = Path(path) if path else None
+        lone = options.get("", "")
+        self._port = self._parse_port(
+            options.get("port", lone if lone.lstrip("+-").isdigit() else None)
+        )
+        self._portgroup = options.get(
+            "portgroup", None if lone.lstrip("+-").isdigit() else lone or None
+        )
+        self._group = self._parse_group(options.get("group"))
+        self._mode = self._parse_mode(options.get("mode"))
+
+    def _parse_port(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        if not text.isdecimal() or int(text) > vde.MAX_PORT:
+            msg = f"{self._vnl}: port {text!r} is not a number from 0 to {vde.MAX_PORT}"
+            raise ConfigurationError(msg)
+        return int(text)
+
+    def _parse_group(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        try:
+            return grp.getgrnam(text).gr_gid
+        except KeyError:
+            msg = f"{self._vnl}: there is no group {text!r} on this system"
+            raise ConfigurationError(msg) from None
+
+    def _parse_mode(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        if not re.fullmatch("0?[0-7]{1,3}", text):
+            msg = f"{self._vnl}: mode {text!r} is not octal, like 0660"
+            raise ConfigurationError(msg)
+        return int(text, 8)
+
+    async def open(self, label: str) -> VdePlug:
+        """Connect to the switch; see `aioioth.abc.FrameTransport.open`.
+
+        Raises:
+            BrokenTransportError: There is no switch, or it refuses.
+            HandshakeTimeoutError: The switch did not answer within 3 seconds.
+        """
+        directory = self._find_directory()
+        with ExitStack() as undo:
+            ctl = undo.enter_context(_unix_socket(socket.SOCK_STREAM))
+            data = undo.enter_context(_unix_socket(socket.SOCK_DGRAM))
+            try:
+                async with asyncio.timeout(_HANDSHAKE_SECONDS):
+                    await self._connect(ctl, directory)
+                    with contextlib.closing(self._bind(data, ctl, directory)) as name:
+                        answer = await self._shake_hands(ctl, name.name, label)
+                    self._connect_data(data, answer)
+            except TimeoutError:
+                raise HandshakeTimeoutError(self._vnl, self._silence()) from None
+            undo.pop_all()
+        mtu = _SWITCH_MTU if _SWITCH_NAME.fullmatch(os.path.basename(answer)) else _NODE_MTU
+        return VdePlug(ctl, data, mtu)
+
+    def _silence(self) -> str:
+        told = f"the switch did not answer within {_HANDSHAKE_SECONDS:g} s"
+        if self._port is not None:
+            return (
+                f"{told}. vde_switch is silent when port {self._port} does not exist or "
+                f"belongs to somebody else: see its 'port/print', or leave the port out"
+            )
+        return f"{told}. It may be stopped, or out of ports"
+
+    def _find_directory(self) -> Path:
+        candidates = _DEFAULTS if self._directory is None else (self._directory,)
+        for directory in candidates:
+            if os.path.isdir(directory):  # noqa: PTH112  (False too if not permitted)
+                return directory
+        tried = " or ".join(map(str, candidates))
+        start = f"vde_switch -d -s {candidates[-1]} -p {candidates[-1]}.pid"
+        if self._directory is not None and self._directory.exists():
+            reason = f"{self._directory} is not the directory of a VDE switch"
+            raise BrokenTransportError(self._vnl, reason, errno=errno.ENOTDIR)
+        reason = f"there is no VDE switch at {tried}. Start one: {start}"
+        raise BrokenTransportError(self._vnl, reason, errno=errno.ENOENT)
+
+    async def _connect(self, ctl: socket.socket, directory: Path) -> None:
+        path = directory / (self._portgroup or "ctl")
+        while True:
+            try:
+                ctl.connect(os.fspath(path))
+            except BlockingIOError:
+                # The switch's backlog is full. For UNIX sockets that is no "in
+                # progress": the loop's sock_connect would take it for success.
+                await asyncio.sleep(_RETRY_SECONDS)
+            except FileNotFoundError as error:
+                kind = "port group" if self._portgroup else "control"
+                reason = f"{directory} has no {kind} socket {path.name!r}"
+                raise self._broken(error, reason) from error
+            except ConnectionRefusedError as error:
+                reason = f"nobody answers at {path}: the switch has ended. Start it again"
+                raise self._broken(error, reason) from error
+            except PermissionError as error:
+                reason = (
+                    f"you may not use {path}: ask for membership in its group, or start "
+                    f"the switch with '-m 0666'"
+                )
+                raise self._broken(error, reason) from error
+            except OSError as error:
+                raise self._broken(error, f"{path}: {error.strerror or error}") from error
+            else:
+                return
+
+    def _broken(self, error: OSError, reason: str) -> BrokenTransportError:
+        return BrokenTransportError(self._vnl, reason, errno=error.errno)
+
+    def _bind(
+        self, data: socket.socket, ctl: socket.socket, directory: Path
+    ) -> _DataName:
+        """Give our data socket the name that the switch will connect to.
+
+        An abstract name leaves nothing behind whatever happens. A path is needed when
+        the switch lives in another network namespace, or when permissions are asked for.
+        """
+        number = f"{os.getpid():05}-{next(_numbers):05}"
+        plain = self._group is None and self._mode is None
+        if plain and _same_network_namespace(ctl):
+            name = _DataName(b"\0aioioth/" + number.encode())
+            data.bind(name.name)
+            return name
+        last: OSError | None = None
+        for place in (f"{directory.resolve()}/.{number}", f"/tmp/vde.{number}"):  # noqa: S108  (VDE's own fallback)
+            try:
+                data.bind(place)
+            except OSError as error:
+                last = error
+                continue
+            name = _DataName(place.encode(), remove=place)
+            try:
+                self._set_permissions(place)
+            except OSError as error:
+                name.close()
+                raise self._broken(error, f"{place}: {error.strerror}") from error
+            return name
+        assert last is not None
+        raise self._broken(last, f"no place for our data socket: {last}") from last
+
+    def _set_permissions(self, place: str) -> None:
+        if self._group is not None:
+            os.chown(place, -1, self._group)
+            Path(place).chmod(0o770 if self._mode is None else self._mode)
+        elif self._mode is not None:
+            Path(place).chmod(self._mode)
+        else:
+            # As VDE's own library: the switch may belong to somebody else.
+            Path(place).chmod(0o777)
+
+    async def _shake_hands(
+        self, ctl: socket.socket, name: bytes, label: str
+    ) -> bytes:
+        loop = asyncio.get_running_loop()
+        # The switch cuts off what is longer; who we are matters more than the label.
+        description = f"{label[:80]} user={os.geteuid()} pid={os.getpid()}"
+        request = vde.pack_request(name, port=self._port, description=description)
+        try:
+            await loop.sock_sendall(ctl, request)
+            reply = await loop.sock_recv(ctl, vde.REPLY_SIZE)
+        except OSError as error:
+            raise self._broken(error, f"the switch hung up: {error}") from error
+        if not reply:
+            wanted = "" if self._port is None else f" port {self._port}"
+            reason = f"the switch refused us{wanted}; its 'port/print' shows who has it"
+            raise BrokenTransportError(self._vnl, reason, errno=errno.ECONNREFUSED)
+        try:
+            return vde.unpack_address(reply)
+        except ValueError as error:
+            reason = f"whatever listens there does not speak VDE ({error})"
+            raise BrokenTransportError(
+                self._vnl, reason, errno=errno.EPROTO
+            ) from error
+
+    def _connect_data(self, data: socket.socket, answer: bytes) -> None:
+        try:
+            data.connect(answer)
+            if self._mode is not None:
+                with contextlib.suppress(OSError):
+                    Path(os.fsdecode(answer)).chmod(self._mode)
+        except OSError as error:
+            reason = f"cannot reach the switch's data socket: {error}"
+            raise self._broken(error, reason) from error
+
+
+class VdePlug:
+    """See `aioioth.abc.Plug`. Owns the control and the data socket."""
+
+    def __init__(self, ctl: socket.socket, data: socket.socket, mtu: int) -> None:
+        self.mtu = mtu
+        self._ctl = ctl
+        self._data = data
+        # The two data sockets are connected to each other, so what bounds the frames on
+        # their way is our send buffer: the most that the system gives.
+        data.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        # Straight to the system calls; there is nothing to add for a frame.
+        self.recv_into: Callable[[memoryview], int] = data.recv_into
+        self.send: Callable[[memoryview], int] = data.send
+
+    def fileno(self) -> int:
+        """Return the data socket's descriptor."""
+        return self._data.fileno()
+
+    def hangup_fileno(self) -> int:
+        """Return the control socket's: the switch never writes there, only closes."""
+        return self._ctl.fileno()
+
+    def close(self) -> None:
+        """See `aioioth.abc.Plug.close`; the switch frees the port at once."""
+        self._data.close()
+        self._ctl.close()
+
+
+class _DataName:
+    """The name of a data socket, removed when it is no longer needed."""
+
+    def __init__(self, name: bytes, *, remove: str | None = None) -> None:
+        self.name = name
+        self._remove = remove
+
+    def close(self) -> None:
+        if self._remove is not None:
+            with contextlib.suppress(OSError):
+                Path(self._remove).unlink()
+
+
+def _unix_socket(kind: socket.SocketKind) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.setblocking(False)
+    return sock
+
+
+def _same_network_namespace(ctl: socket.socket) -> bool:
+    """Tell whether the switch is in our network namespace; yes if unknown."""
+    credentials = ctl.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid = struct.unpack("3i", credentials)[0]
+    try:
+        theirs = Path(f"/proc/{pid}/ns/net").stat()
+    except OSError:
+        return True
+    return os.path.samestat(theirs, Path("/proc/self/ns/net").stat())
