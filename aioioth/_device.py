@@ -109,8 +109,10 @@ class PacketDevice:
             netdevice.switch_offloads_off(netlink.fileno(), name)
             sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
-            sock.bind((_FAR, ETH_P_ALL))
+            # Up before bound: on an interface that is down the socket gets an error
+            # (ENETDOWN), and libuv gives up a descriptor with an error for good.
             netdevice.set_interface_up(sock.fileno(), _FAR, up=True)
+            sock.bind((_FAR, ETH_P_ALL))
         except BaseException:
             sock.close()
             raise
@@ -123,6 +125,7 @@ class PacketDevice:
     def set_carrier(self, *, on: bool) -> None:
         """Plug the cable in or out, as the stack sees it."""
         netdevice.set_interface_up(self._sock.fileno(), _FAR, up=on)
+        self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # and forget ENETDOWN
 
     def close(self) -> None:
         """Close; the pair and the far end's namespace go with the socket."""

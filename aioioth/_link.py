@@ -154,8 +154,8 @@ class Link:
                 _log.debug("%s: %s: %s", self._label, self.name, error)
                 continue
             self._reattaching = None
-            self._attach(plug)
             self._set_carrier(on=True)
+            self._attach(plug)
             _log.info("%s: %s has its network again", self._label, self.name)
             self._notify(CarrierUp(self.name, attempt))
             return

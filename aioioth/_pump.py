@@ -127,8 +127,6 @@ class Pump:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno == errno.ENETDOWN:
-                    return  # a packet socket says once that its interface went down
                 self._break(self._source, error)
                 return
             frame = buffer[:length]

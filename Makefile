@@ -1,0 +1,45 @@
+# make demo    see it work: two stacks, an echo, a picture
+# make test    everything, with Debian's VDE programs where they can be had
+# make check   format, lint and types
+# make bench   aioioth beside its C peers
+
+PYTHON ?= python3
+VENV   ?= .venv
+PYTEST ?=
+
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench peers clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/dev.stamp peers
+	$(BIN)/python tests/isolate.py $(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	. $(BIN)/activate && pyright --verifytypes aioioth --ignoreexternal
+	. $(BIN)/activate && pyright --verifytypes aioioth_transports --ignoreexternal
+
+bench: $(VENV)/dev.stamp peers
+	$(BIN)/python benchmarks/pump.py
+
+# The programs that the tests of interoperability and the benchmarks talk to.
+peers:
+	@sh tests/interop/install-peers
+
+$(VENV)/demo.stamp: pyproject.toml
+	@sh tests/new-environment "$(PYTHON)" "$(VENV)"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	@sh tests/new-environment "$(PYTHON)" "$(VENV)"
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

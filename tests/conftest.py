@@ -1,0 +1,69 @@
+"""The loop matrix, the leak check around every test, and the devices to test with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvloop
+
+from aioioth.testing import no_leaks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+# libuv opens one pipe per process, for signals; open it before leaks are counted.
+uvloop.new_event_loop().close()
+
+
+def _debugging_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    # Debug mode reports what holds the loop for long; a loaded machine does it too.
+    loop.slow_callback_duration = 5.0
+    return loop
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
+    return {"asyncio": _debugging_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _leak_check() -> Iterator[None]:
+    """Around the test and its loop: nothing is left behind."""
+    with no_leaks():
+        yield
+
+
+@pytest.fixture(autouse=True)
+async def _task_check() -> AsyncIterator[None]:
+    """Inside the test's loop: no task is left running."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
+
+
+def _tap_refusal() -> str | None:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/net/tun: {error.strerror}"
+    return None
+
+
+@pytest.fixture(params=["tap", "packet"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each way that frames can take between a stack and aioioth."""
+    if request.param == "tap" and (reason := _tap_refusal()):
+        pytest.skip(reason)
+    param: str = request.param
+    return param
+
+
+@pytest.fixture
+def tap_opens() -> bool:
+    """Whether this user may open /dev/net/tun."""
+    return _tap_refusal() is None
