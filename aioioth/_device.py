@@ -11,6 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from aioioth._fd import OwnedFd
+from aioioth._iproute import add_veth
 from aioioth._linux import netdevice, tuntap
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ class PacketDevice:
         """
         far = await namespace.sibling(f"far end of {name!r}", _ALONE)
         try:
-            await netlink.add_veth(name, peer=_FAR, peer_namespace=far.fileno())
+            await add_veth(
+                netlink, name, peer=_FAR, peer_mtu=_FAR_MTU, peer_namespace=far.fileno()
+            )
             sock = far.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         finally:
             far.close()

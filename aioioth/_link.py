@@ -1,4 +1,4 @@
-"""An interface with a way to its network: device, plug, two pumps, and re-attachment."""
+"""An interface and its way to a network: device, plug, two pumps, re-attachment."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Link:
         notify: Called with each event.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  (one call site, and all of it is wiring)
+    def __init__(  # noqa: PLR0917  (one call site, all wiring)
         self,
         name: str,
         label: str,

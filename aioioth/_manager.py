@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from aioioth._fork import forget_in_children
 from aioioth._keeper.client import Channel, Keeper
 from aioioth._namespace import Namespace
@@ -38,6 +40,7 @@ class Place:
     file: str
     line: int
 
+    @override
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
@@ -59,8 +62,9 @@ class Manager:
     """
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
-        self._stacks: dict[Stack, Place] = {}
+        self._stacks: dict[Stack, None] = {}  # in the order of opening
         _keeper.hold()
         self._channel = Channel(_keeper)
         forget_in_children(self._channel)
@@ -79,9 +83,9 @@ class Manager:
         """Make a network namespace; see `Namespace.make`."""
         return await Namespace.make(label, sysctls, _keeper, self._channel)
 
-    def add(self, stack: Stack, place: Place) -> None:
-        """Own a stack, made at ``place``, until `discard`."""
-        self._stacks[stack] = place
+    def add(self, stack: Stack) -> None:
+        """Own an open stack until `discard`."""
+        self._stacks[stack] = None
 
     def discard(self, stack: Stack) -> None:
         """Forget a stack that was closed."""
@@ -89,26 +93,25 @@ class Manager:
 
     def close(self) -> None:
         """Close all that is left, newest first, and warn about it."""
-        forgotten = list(self._stacks.items())
-        for stack, _ in reversed(forgotten):
+        forgotten = self.stacks
+        for stack in reversed(forgotten):
             stack.close()
         self._channel.close()
         _keeper.release()
-        for stack, place in forgotten:
+        for stack in forgotten:
             warnings.warn_explicit(
-                f"{stack!r} was never closed: use 'async with', or aclose() it",
+                f"{stack} was never closed: use 'async with', or aclose() it",
                 UnclosedStackWarning,
-                place.file,
-                place.line,
+                stack.place.file,
+                stack.place.line,
             )
 
     async def _until_loop_ends(self) -> AsyncGenerator[None]:
-        loop = asyncio.get_running_loop()
         try:
             yield
         finally:
             with _managers_lock:
-                mine = _managers.pop(loop, None)
+                mine = _managers.pop(self.loop, None)
             if mine is not None:
                 self.close()
 

@@ -25,7 +25,7 @@ _LOOPBACK = {socket.AF_INET6: "::1", socket.AF_INET: "127.0.0.1"}
 _HOST_FLAGS = socket.AI_ADDRCONFIG | socket.AI_V4MAPPED | socket.AI_ALL
 
 
-def resolve(  # noqa: PLR0913  (as socket.getaddrinfo)
+def resolve(
     host: str | bytes | None,
     port: int | str | None,
     *,
@@ -55,10 +55,10 @@ def resolve(  # noqa: PLR0913  (as socket.getaddrinfo)
     if host is not None and host.rstrip(".").lower() in {"localhost", "ip6-localhost"}:
         hosts = [text for kind, text in _LOOPBACK.items() if family in {0, kind}]
     else:
-        hosts = [host]
+        hosts = [host or ""]
     found: list[AddressInfo] = []
     for literal in hosts:
-        bare, _, scope = (literal or "").partition("%")
+        bare, _, scope = literal.partition("%")
         try:
             infos = socket.getaddrinfo(bare or None, port, family, type, proto, flags)
         except socket.gaierror as error:

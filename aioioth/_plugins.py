@@ -19,7 +19,7 @@ STACKS = "aioioth.stacks"
 @cache
 def _registered(group: str) -> EntryPoints:
     # Importing this takes as long as all of aioioth, and reading it is not free either.
-    from importlib.metadata import entry_points  # noqa: PLC0415
+    from importlib.metadata import entry_points
 
     return entry_points(group=group)
 

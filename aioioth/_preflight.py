@@ -1,8 +1,5 @@
 """What to say when the kernel refuses: the exact sysctl, device or profile.
 
-`explain` turns a refusal into an error; `report` tries everything that a stack needs and
-says how it went (``python -m aioioth``).
-
 Source:
     user_namespaces(7), namespaces(7); Documentation/admin-guide/sysctl/user.rst,
     Linux 6.1; Debian's kernel.unprivileged_userns_clone; Ubuntu's
@@ -26,15 +23,19 @@ _USER_NAMESPACE_SYSCTLS = (
     (
         "kernel/apparmor_restrict_unprivileged_userns",
         "1",
-        "AppArmor restricts user namespaces: run "
-        "'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0', or give your "
-        "Python an AppArmor profile with the rule 'userns,'.",
+        (
+            "AppArmor restricts user namespaces: run "
+            "'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0', or give "
+            "your Python an AppArmor profile with the rule 'userns,'."
+        ),
     ),
     (
         "kernel/unprivileged_userns_clone",
         "0",
-        "User namespaces are off for ordinary users: run "
-        "'sudo sysctl kernel.unprivileged_userns_clone=1'.",
+        (
+            "User namespaces are off for ordinary users: run "
+            "'sudo sysctl kernel.unprivileged_userns_clone=1'."
+        ),
     ),
     (
         "user/max_user_namespaces",

@@ -1,8 +1,8 @@
 """Frames from here to there: one direction between a device and a plug.
 
 A pump is a reader on the event loop. Each wake-up moves frames until there are none or
-the budget is used up, and never waits: measured, a frame costs 7 to 10 us with one frame
-for each wake-up and 2 to 3.6 us when drained.
+the budget is used up, and never waits: measured, a frame costs 7 to 10 us with one
+frame for each wake-up and 2 to 3.6 us when drained.
 
 When the sink is full the pump keeps the one frame that did not go, stops reading and
 watches the sink until it is writable. The queue then builds up in the kernel, on the
@@ -40,9 +40,9 @@ _DROP_CAUSES = {
 class End(Protocol):
     """A device or a plug; see `aioioth.abc.Plug` for what each method promises."""
 
-    def fileno(self) -> int: ...  # noqa: D102
-    def recv_into(self, buffer: memoryview, /) -> int: ...  # noqa: D102
-    def send(self, frame: memoryview, /) -> int: ...  # noqa: D102
+    def fileno(self) -> int: ...
+    def recv_into(self, buffer: memoryview, /) -> int: ...
+    def send(self, frame: memoryview, /) -> int: ...
 
 
 @dataclass
@@ -70,13 +70,13 @@ class Pump:
         source: Where frames come from.
         sink: Where they go.
         counters: Counted up.
-        buffer: BUFFER_SIZE bytes that all pumps of a loop may share, since none keeps
+        buffer: BUFFER_SIZE bytes that all pumps of a loop may share: none keeps
             anything there between two wake-ups.
         on_broken: Called once, from the loop, with the end that broke and its error.
             The pump has stopped then.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  (one call site, and all of it is wiring)
+    def __init__(  # noqa: PLR0917  (one call site, all wiring)
         self,
         loop: asyncio.AbstractEventLoop,
         source: End,
@@ -102,8 +102,8 @@ class Pump:
 
     def stop(self) -> None:
         """Stop; a frame that was held is lost. Idempotent."""
-        # Before anybody closes the descriptors: uvloop aborts the process if a reader is
-        # left on a closed one. A closed loop has no readers, and refuses to be asked.
+        # Before anybody closes the descriptors: uvloop aborts the process if a reader
+        # is left on a closed one. A closed loop has no readers, and refuses to be asked.
         reading, self._reading = self._reading, -1
         writing, self._writing = self._writing, -1
         if not self._loop.is_closed():

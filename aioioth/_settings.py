@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aioioth._plugins import load_transport
 from aioioth.abc import FrameTransport
@@ -28,7 +28,11 @@ MIN_IPV6_MTU = 1280
 MAX_MTU = 65517
 DEFAULT_MTU = 1500
 
-_MAC = re.compile(r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}", re.IGNORECASE)
+_DEVICES = (None, "tap", "packet")
+
+_MAC = re.compile(
+    r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -37,19 +41,19 @@ class InterfaceSettings:
 
     Attributes:
         name: Its name in the stack.
-        vnl: The network in words; ``""`` for ``lo``.
-        transport: The way to the network; None for ``lo``.
-        addresses: With their prefix lengths.
+        vnl: Its network in words.
+        transport: The way to the network.
         mtu: In bytes, headers not counted; None for what the network carries.
         mac: As ``02:00:00:00:00:01``; None for one that the kernel makes up.
+        ipv6: Whether it gets an IPv6 address.
     """
 
     name: str
     vnl: str
-    transport: FrameTransport | None
-    addresses: tuple[IPInterface, ...]
+    transport: FrameTransport
     mtu: int | None
     mac: str | None
+    ipv6: bool
 
     def mtu_on(self, plug: Plug) -> int:
         """Return the MTU to set on a network that carries ``plug.mtu``.
@@ -60,7 +64,9 @@ class InterfaceSettings:
         if self.mtu is None:
             return min(DEFAULT_MTU, plug.mtu)
         if self.mtu > plug.mtu:
-            msg = f"mtu={self.mtu} for {self.name}: {self.vnl} carries {plug.mtu} at most"
+            msg = (
+                f"mtu={self.mtu} for {self.name}: {self.vnl} carries {plug.mtu} at most"
+            )
             raise ConfigurationError(msg)
         return self.mtu
 
@@ -77,63 +83,69 @@ class Gateway:
     address: IPAddress
     interface: str | None
 
-    def __str__(self) -> str:
-        via = f"via {self.address}"
-        return via if self.interface is None else f"{via} dev {self.interface}"
 
+@dataclass(frozen=True)
+class Settings:
+    """A stack as it shall be.
 
-def interface_settings(  # noqa: PLR0913  (one for each keyword of Stack)
-    vnls: Sequence[str | FrameTransport], *, ip: Any, mtu: Any, mac: Any
-) -> tuple[InterfaceSettings, ...]:
-    """Check the interfaces of a stack.
-
-    Args:
-        vnls: One for each interface.
-        ip: See `aioioth.Stack`.
-        mtu: See `aioioth.Stack`.
-        mac: See `aioioth.Stack`.
-
-    Returns:
-        The settings in the order of ``vnls``, and ``lo`` if it was mentioned.
-
-    Raises:
-        ConfigurationError: Something cannot be right.
-        UnknownSchemeError: A VNL's scheme is not known.
+    Attributes:
+        interfaces: Without ``lo``, which is always there.
+        addresses: Interface name and address.
+        gateways: Default routes.
+        device: ``tap``, ``packet``, or None for what works.
     """
-    networks = _networks(vnls)
-    names = [*networks, "lo"]
-    first = next(iter(networks), None)
-    addresses = _by_interface("ip", ip, names, first, default=())
-    mtus = _by_interface("mtu", mtu, names, first, default=None)
-    macs = _by_interface("mac", mac, names, first, default=None)
-    if not isinstance(mtu, Mapping) and mtu is not None:
-        mtus = dict.fromkeys(networks, mtu)  # the one that makes sense for all
-    made = []
-    for name in names:
-        transport = networks.get(name)
-        settings = InterfaceSettings(
-            name=name,
-            vnl="" if transport is None else transport[0],
-            transport=None if transport is None else transport[1],
-            addresses=tuple(parse_ip(text) for text in _listed(addresses.get(name, ()))),
-            mtu=_parse_mtu(mtus.get(name), name),
-            mac=_parse_mac(macs.get(name)),
+
+    interfaces: tuple[InterfaceSettings, ...]
+    addresses: tuple[tuple[str, IPInterface], ...]
+    gateways: tuple[Gateway, ...]
+    device: str | None
+
+    @classmethod
+    def check(
+        cls,
+        vnls: Sequence[object],
+        *,
+        ip: object,
+        gw: object,
+        mtu: object,
+        mac: object,
+        device: str | None,
+    ) -> Settings:
+        """Check the arguments of `aioioth.Stack`, where they are described.
+
+        Raises:
+            ConfigurationError: Something cannot be right.
+            UnknownSchemeError: A VNL's scheme is not known.
+        """
+        if device not in _DEVICES:
+            msg = f"device={device!r}: must be 'tap', 'packet' or None"
+            raise ConfigurationError(msg)
+        networks = _networks(vnls)
+        names = list(networks)
+        addresses = tuple(
+            (name, parse_ip(text))
+            for name, texts in _by_interface("ip", ip, names, lo=True).items()
+            for text in _listed(texts)
         )
-        _check_ipv6_mtu(settings)
-        if transport is not None or settings.addresses or settings.mtu or settings.mac:
-            made.append(settings)
-    return tuple(made)
-
-
-def gateways(
-    gw: Any, interfaces: Sequence[InterfaceSettings]  # noqa: ANN401
-) -> tuple[Gateway, ...]:
-    """Check the default routes of a stack.
-
-    Raises:
-        ConfigurationError: A gateway is not on any interface's network.
-    """
-    return tuple(_parse_gateway(text, interfaces) for text in _listed(gw))
+        with_ipv6 = {name for name, address in addresses if address.version == 6}
+        if isinstance(mtu, Mapping) or mtu is None:
+            mtus = _by_interface("mtu", mtu, names)
+        else:
+            mtus = dict.fromkeys(names, mtu)  # one for all, as users mean it
+        macs = _by_interface("mac", mac, names)
+        interfaces = tuple(
+            InterfaceSettings(
+                name=name,
+                vnl=vnl,
+                transport=transport,
+                mtu=_parse_mtu(mtus.get(name), name, ipv6=name in with_ipv6),
+                mac=_parse_mac(macs.get(name)),
+                ipv6=name in with_ipv6,
+            )
+            for name, (vnl, transport) in networks.items()
+        )
+        gateways = tuple(_parse_gateway(each, names, addresses) for each in _listed(gw))
+        return cls(interfaces, addresses, gateways, device)
 
 
 def parse_ip(text: object) -> IPInterface:
@@ -149,7 +161,7 @@ def parse_ip(text: object) -> IPInterface:
         raise ConfigurationError(msg)
     if "/" not in text:
         example = f"{text}/64" if ":" in text else f"{text}/24"
-        msg = f"ip={text!r} has no prefix length: write {example!r} if that is the network"
+        msg = f"ip={text!r} has no prefix length: write {example!r}, say"
         raise ConfigurationError(msg)
     try:
         return ipaddress.ip_interface(text)
@@ -174,7 +186,7 @@ def check_name(name: str) -> str:
 
 
 def _networks(
-    vnls: Iterable[str | FrameTransport],
+    vnls: Iterable[object],
 ) -> dict[str, tuple[str, FrameTransport]]:
     networks: dict[str, tuple[str, FrameTransport]] = {}
     for number, vnl in enumerate(vnls):
@@ -198,51 +210,42 @@ def _networks(
 
 
 def _by_interface(
-    keyword: str, value: Any, names: list[str], first: str | None, *, default: Any
-) -> Mapping[str, Any]:
+    keyword: str, value: object, names: list[str], *, lo: bool = False
+) -> Mapping[str, object]:
+    """Return a value for each interface; one that is no mapping is the first one's."""
     if isinstance(value, Mapping):
+        known = [*names, "lo"] if lo else names
         for name in value:
-            if name not in names:
-                msg = f"{keyword}: no interface is named {name!r}; there are {names}"
+            if name not in known:
+                msg = f"{keyword}: no interface is named {name!r}; there are {known}"
                 raise ConfigurationError(msg)
         return value
-    if value is None or value == default:
+    if value is None or value == ():
         return {}
-    if first is None:
+    if not names:
         msg = f"{keyword}={value!r} needs an interface: give the stack a VNL"
         raise ConfigurationError(msg)
-    return {first: value}
+    return {names[0]: value}
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> Sequence[object]:
     if value is None:
-        return []
-    if isinstance(value, (str, IPInterface, IPAddress)):
-        return [value]
-    if isinstance(value, Sequence):
-        return list(value)
-    return [value]
+        return ()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return value
+    return (value,)
 
 
-def _parse_mtu(mtu: object, name: str) -> int | None:
+def _parse_mtu(mtu: object, name: str, *, ipv6: bool) -> int | None:
     if mtu is None:
         return None
     if not isinstance(mtu, int) or not MIN_MTU <= mtu <= MAX_MTU:
         msg = f"mtu={mtu!r} for {name}: must be {MIN_MTU} to {MAX_MTU} bytes"
         raise ConfigurationError(msg)
+    if ipv6 and mtu < MIN_IPV6_MTU:
+        msg = f"mtu={mtu} for {name}: IPv6 needs {MIN_IPV6_MTU} at least (RFC 8200)"
+        raise ConfigurationError(msg)
     return mtu
-
-
-def _check_ipv6_mtu(settings: InterfaceSettings) -> None:
-    if settings.mtu is None or settings.mtu >= MIN_IPV6_MTU:
-        return
-    for address in settings.addresses:
-        if address.version == 6:
-            msg = (
-                f"mtu={settings.mtu} for {settings.name}: IPv6 ({address}) needs "
-                f"{MIN_IPV6_MTU} at least (RFC 8200)"
-            )
-            raise ConfigurationError(msg)
 
 
 def _parse_mac(mac: object) -> str | None:
@@ -258,22 +261,24 @@ def _parse_mac(mac: object) -> str | None:
     return mac
 
 
-def _parse_gateway(text: object, interfaces: Sequence[InterfaceSettings]) -> Gateway:
+def _parse_gateway(
+    text: object, names: list[str], addresses: Iterable[tuple[str, IPInterface]]
+) -> Gateway:
     bare, _, scope = str(text).partition("%")
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
         msg = f"gw={text!r}: expected an IPv4 or IPv6 address without prefix length"
         raise ConfigurationError(msg) from None
-    if scope and scope not in [settings.name for settings in interfaces]:
-        msg = f"gw={text!r}: the stack has no interface {scope!r}"
+    if scope and scope not in names:
+        msg = f"gw={text!r}: no interface is named {scope!r}; there are {names}"
         raise ConfigurationError(msg)
-    if address.is_link_local and address.version == 6:
+    if address.version == 6 and address.is_link_local:
         if not scope:
             msg = f"gw={text!r}: say on which interface, for example '{bare}%vde0'"
             raise ConfigurationError(msg)
         return Gateway(address, scope)
-    known = [ip.network for settings in interfaces for ip in settings.addresses]
+    known = [interface.network for _, interface in addresses]
     if not any(address in network for network in known):
         networks = ", ".join(str(network) for network in known) or "none at all"
         msg = f"gw={text!r} is on no network of the stack; it has {networks}"

@@ -8,6 +8,8 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 
 @dataclass(frozen=True)
 class SocketInfo:
@@ -27,6 +29,7 @@ class SocketInfo:
     local: Any
     remote: Any
 
+    @override
     def __str__(self) -> str:
         with contextlib.suppress(ValueError):
             family = socket.AddressFamily(self.family).name

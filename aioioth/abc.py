@@ -73,7 +73,7 @@ class Plug(Protocol):
             Length of the frame in bytes.
 
         Raises:
-            BlockingIOError: The way is full; it is sent again when `fileno` is writable.
+            BlockingIOError: The way is full; sent again when `fileno` is writable.
             OSError: ENOBUFS, ENOMEM or EMSGSIZE: this frame is dropped and counted.
                 Anything else: the other side is gone; the plug will be closed.
         """

@@ -72,13 +72,14 @@ async def create_connection(  # noqa: PLR0913  (as the loop's)
             if host is None and port is None:
                 msg = "host and port was not specified and no sock specified"
                 raise ValueError(msg)
-            wanted = {"family": family, "proto": proto, "flags": flags}
-            infos = await _addresses(stack, host, port, **wanted)
-            local = local_addr and await _addresses(stack, *local_addr, **wanted)
+            infos = await _addresses(stack, host, port, family, proto, flags)
+            local = None
+            if local_addr is not None:
+                local = await _addresses(stack, *local_addr, family, proto, flags)
             sock = await _connect(
                 stack,
                 infos,
-                local or None,
+                local,
                 happy_eyeballs_delay=happy_eyeballs_delay,
                 interleave=interleave,
                 all_errors=all_errors,
@@ -110,7 +111,7 @@ async def create_server(  # noqa: PLR0913  (as the loop's)
     flags: int = socket.AI_PASSIVE,
     sock: socket.socket | None = None,
     backlog: int = 100,
-    ssl: ssl_module.SSLContext | None = None,
+    ssl: ssl_module.SSLContext | bool | None = None,
     reuse_address: bool | None = None,
     reuse_port: bool | None = None,
     keep_alive: bool | None = None,
@@ -192,10 +193,17 @@ def _check_ssl_arguments(
             raise ValueError(msg)
 
 
-async def _addresses(
-    stack: Stack, host: str | bytes | None, port: int | str | None, **wanted: int
+async def _addresses(  # noqa: PLR0917  (as getaddrinfo)
+    stack: Stack,
+    host: str | bytes | None,
+    port: int | str | None,
+    family: int,
+    proto: int,
+    flags: int,
 ) -> list[AddressInfo]:
-    infos = await stack.resolve(host, port, type=socket.SOCK_STREAM, **wanted)
+    infos = await stack.resolve(
+        host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
+    )
     if not infos:
         msg = "getaddrinfo() returned empty list"
         raise OSError(msg)
@@ -260,7 +268,7 @@ async def _listening_addresses(
         hosts = host
     found: dict[AddressInfo, None] = {}  # asyncio listens once on what is named twice
     for name in hosts:
-        for info in await _addresses(stack, name, port, family=family, flags=flags):
+        for info in await _addresses(stack, name, port, family, 0, flags):
             found[info] = None
     return list(found)
 

@@ -23,7 +23,7 @@ from aioioth.errors import NetlinkError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from aioioth._namespace import Namespace
+    from aioioth.abc import Space
 
 __all__ = ["Netlink"]
 
@@ -54,15 +54,13 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
       namespace. Interfaces of a stack come from its VNLs.
 
     Args:
-        namespace: Where the socket is opened.
+        space: Where the socket is opened.
     """
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, space: Space) -> None:
         self._endpoint: _Endpoint | None = None
         # Not SOCK_RAW: pyroute2 wants a datagram socket; for netlink they are the same.
-        sock = namespace.socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE
-        )
+        sock = space.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         super().__init__(use_socket=sock, use_event_loop=asyncio.get_running_loop())
         self.request_proxy = _Refusal()
@@ -89,7 +87,7 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
             self._endpoint.read()
         return self._sock.send(data, flags)
 
-    def enqueue(self, data: bytes, addr: object) -> None:
+    def enqueue(self, data: bytes, addr: object) -> None:  # noqa: ARG002  (pyroute2's)
         """Hand an answer to who waits for it; called for each message that comes."""
         sequence = _HEADER.unpack_from(data)[3]
         # pyroute2 would keep answers to cancelled requests for ever. Number 0 are the
@@ -128,16 +126,6 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
             yield
         except PyrouteError as error:
             raise NetlinkError(abs(error.code), request) from error
-
-    async def add_veth(self, name: str, *, peer: str, peer_namespace: int) -> None:
-        """Make a veth pair whose other end is in another namespace.
-
-        Raises:
-            NetlinkError: The name is taken, or the kernel has no veth.
-        """
-        far: dict[str, Any] = {"ifname": peer, "net_ns_fd": peer_namespace, "mtu": 65535}
-        with self.translated(f"ip link add {name} type veth peer name {peer}"):
-            await self.link("add", ifname=name, kind="veth", peer=far)
 
 
 class _Refusal:

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import itertools
 import socket
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from typing_extensions import Self, override
+from typing_extensions import override
 
-from aioioth import _names, _settings, endpoints, streams
-from aioioth._device import PacketDevice, TapDevice
-from aioioth._link import Link
+from aioioth import _iproute, _names, endpoints, streams
 from aioioth._linux import netdevice
-from aioioth._manager import Manager, calling_place, running_manager
-from aioioth._namespace import Namespace
+from aioioth._manager import calling_place, running_manager
 from aioioth._plugins import load_kind
-from aioioth._preflight import TUN
+from aioioth._running import Running
+from aioioth._settings import Settings, parse_ip
 from aioioth._sockets import SocketInfo, describe
-from aioioth.errors import (
-    BusyError,
-    ClosedError,
-    ConfigurationError,
-    MissingPrivilegeError,
-    NetlinkError,
-    WrongLoopError,
-)
+from aioioth.errors import BusyError, ClosedError, WrongLoopError
 from aioioth.events import Event, EventStream
-from aioioth.interfaces import Interface, InterfaceStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from aioioth._device import Device
-    from aioioth._settings import Gateway, InterfaceSettings, IPAddress, IPInterface
-    from aioioth.abc import FrameTransport, Plug, Space
+    from aioioth._manager import Place
+    from aioioth._settings import IPAddress, IPInterface
+    from aioioth.abc import FrameTransport
+    from aioioth.interfaces import Interface, InterfaceStats
     from aioioth.netlink import Netlink
 
     Addresses = str | IPInterface | Sequence[str | IPInterface]
@@ -47,24 +36,28 @@ __all__ = ["SocketInfo", "Stack"]
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
-_DEVICES = (None, "tap", "packet")
-
-# <linux/if_addr.h>, Linux 6.1
-_IFA_F_NODAD = 0x02
-
 _numbers = itertools.count(1)
+
+
+class _State(Enum):
+    """Where a stack is in its life; the value says why it cannot be used."""
+
+    NEW = "not open: use 'async with', or open() it"
+    OPENING = "not open yet"
+    OPEN = "open"
+    CLOSED = "closed: make a new one"
 
 
 class Stack:
     """A TCP/IP stack of its own: interfaces, addresses, routes, ports.
 
-    Use it as ``async with Stack("vde:///tmp/sw", ip="10.0.0.50/24") as stack:``, or call
-    `open` and `aclose`. It belongs to the event loop that it was opened on; `socket` may
-    be called from any thread. ``lo`` is always there and up.
+    Use it as ``async with Stack("vde:///tmp/sw", ip="10.0.0.50/24") as stack:``, or
+    call `open` and `aclose`. It belongs to the event loop that it was opened on;
+    `socket` may be called from any thread. ``lo`` is always there and up.
 
     Args:
-        vnls: The virtual networks, one interface for each, called ``vde0``, ``vde1``, ...
-            or as a name in front says: ``"eth1:vde:///tmp/sw"``. Also a `Switch`.
+        vnls: The virtual networks, one interface for each, called ``vde0``, ``vde1``,
+            ... or as a name in front says: ``"eth1:vde:///tmp/sw"``. Also a `Switch`.
         kind: ``netns`` (also ``vdestack``), ``kernel`` for the host's own stack, or
             what a plug-in registers.
         name: Shown in messages and by switches.
@@ -79,10 +72,10 @@ class Stack:
 
     Raises:
         ConfigurationError: An argument cannot be right.
-        UnknownSchemeError: A VNL's scheme is not known; the message names those that are.
+        UnknownSchemeError: A VNL's scheme is not known; the message names the known.
     """
 
-    def __init__(  # noqa: PLR0913  (each says one thing about the stack)
+    def __init__(
         self,
         *vnls: str | FrameTransport,
         kind: str = "netns",
@@ -96,22 +89,13 @@ class Stack:
         self._name = name if name is not None else f"stack{next(_numbers)}"
         self._kind_name = kind
         self._kind = load_kind(kind)
-        self._settings = _settings.interface_settings(vnls, ip=ip, mtu=mtu, mac=mac)
-        self._gateways = _settings.gateways(gw, self._settings)
-        if device not in _DEVICES:
-            msg = f"device={device!r}: must be 'tap', 'packet' or None"
-            raise ConfigurationError(msg)
-        self._device = device
+        self._settings = Settings.check(
+            vnls, ip=ip, gw=gw, mtu=mtu, mac=mac, device=device
+        )
         self._place = calling_place()
-        self._state = "not open: use 'async with', or open() it"
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._manager: Manager | None = None
-        self._space: Space | None = None
-        self._netlink: Netlink | None = None
-        self._links: list[Link] = []
-        self._interfaces: dict[str, Interface] = {}
+        self._state = _State.NEW
+        self._running: Running | None = None
         self._event_streams: list[EventStream] = []
-        self._undo = ExitStack()
 
     # What it is
 
@@ -126,9 +110,18 @@ class Stack:
         return self._kind_name
 
     @property
+    def place(self) -> Place:
+        """The line of the program that made it."""
+        return self._place
+
+    @property
     def interfaces(self) -> Mapping[str, Interface]:
-        """Its interfaces by name, ``lo`` not counted; empty when not open."""
-        return dict(self._interfaces)
+        """Its interfaces by name, ``lo`` not counted.
+
+        Raises:
+            ClosedError: The stack is not open.
+        """
+        return dict(self._parts().interfaces)
 
     @property
     def netlink(self) -> Netlink:
@@ -137,13 +130,15 @@ class Stack:
         Raises:
             ClosedError: The stack is not open.
         """
-        if self._netlink is None:
-            raise ClosedError(str(self), hint=self._state)
-        return self._netlink
+        return self._parts().netlink
 
     def stats(self) -> dict[str, InterfaceStats]:
-        """Return what went through each interface so far."""
-        return {name: each.stats for name, each in self._interfaces.items()}
+        """Return what went through each interface so far.
+
+        Raises:
+            ClosedError: The stack is not open.
+        """
+        return {name: each.stats for name, each in self._parts().interfaces.items()}
 
     def sockets(self) -> list[SocketInfo]:
         """Return the sockets of this process that are open in the stack.
@@ -153,15 +148,16 @@ class Stack:
         Raises:
             ClosedError: The stack is not open.
         """
-        own = {self.netlink.fileno()}
-        descriptors = self._opened().sockets()
-        return [describe(number) for number in descriptors if number not in own]
+        parts = self._parts()
+        own = parts.netlink.fileno()
+        return [describe(fd) for fd in parts.space.sockets() if fd != own]
 
     def events(self) -> EventStream:
         """Return what happens from now on, as an asynchronous iterator.
 
         Raises:
             ClosedError: The stack is not open.
+            WrongLoopError: The stack belongs to another event loop.
         """
         self.check_usable()
         stream = EventStream(self._event_streams.remove)
@@ -174,8 +170,9 @@ class Stack:
 
     @override
     def __repr__(self) -> str:
-        networks = ", ".join(each.vnl for each in self._settings if each.transport)
-        return f"<Stack {self._name!r} {networks or 'without interfaces'}>"
+        networks = ", ".join(each.vnl for each in self._settings.interfaces)
+        on = f"on {networks}" if networks else "without a network"
+        return f"<Stack {self._name!r} {on}, {self._state.name.lower()}>"
 
     # Opening and closing
 
@@ -194,25 +191,30 @@ class Stack:
             ClosedError: The stack was closed; make a new one.
 
         Cancellation:
-            Safe anywhere. Nothing is left behind.
+            Safe anywhere. Nothing is left behind; `open` may be called again.
         """
-        if self._space is not None or self._loop is not None:
-            raise BusyError(f"{self} is open already")
-        if self._state == "closed":
+        if self._state is _State.CLOSED:
             raise ClosedError(str(self))
-        self._loop = asyncio.get_running_loop()
-        # Everything is undone by the ExitStack, synchronously and in reverse, so no
-        # cancellation can interrupt it.
+        if self._state is not _State.NEW:
+            msg = f"{self} is open already"
+            raise BusyError(msg)
+        self._state = _State.OPENING
         try:
-            with ExitStack() as self._undo:
-                await self._open()
-                self._undo = self._undo.pop_all()
+            manager = await running_manager()
+            label = f"aioioth {self._name}"
+            running = await Running.open(
+                self._settings, self._kind, label, manager, self._notify
+            )
         except BaseException:
-            self._forget()
+            if self._state is _State.OPENING:
+                self._state = _State.NEW
             raise
-        self._state = "open"
-        self._manager = await running_manager()
-        self._manager.add(self, self._place)
+        if self._state is _State.CLOSED:  # by another task, meanwhile
+            running.close()
+            raise ClosedError(str(self))
+        self._state = _State.OPEN
+        self._running = running
+        manager.add(self)
         return self
 
     async def aclose(self, *, strict: bool = False) -> None:
@@ -231,18 +233,18 @@ class Stack:
         Cancellation:
             The stack is closed all the same; the last frames may be lost.
         """
-        if self._space is None:
+        if self._running is None:
             self.close()
             return
         self.check_usable()
         if strict and (users := self.sockets()):
-            message = f"{self} has open sockets; close them, or aclose(strict=False)"
+            message = f"{self} has open sockets; close them, or aclose() without strict"
             raise BusyError(message, [str(user) for user in users])
         try:
             # Connections closed a moment ago say goodbye in the loop's next turn.
             await asyncio.sleep(0)
-            for link in self._links:
-                link.flush()
+            if self._running is not None:
+                self._running.flush()
         finally:
             self.close()
 
@@ -251,11 +253,13 @@ class Stack:
 
         `aclose` is better: it lets the last frames go first.
         """
-        self._state = "closed"
-        if self._manager is not None:
-            self._manager.discard(self)
-        self._undo.close()
-        self._forget()
+        self._state = _State.CLOSED
+        running, self._running = self._running, None
+        if running is not None:
+            running.manager.discard(self)
+            running.close()
+        for stream in list(self._event_streams):
+            stream.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -268,111 +272,33 @@ class Stack:
     ) -> None:
         await self.aclose()
 
-    async def _open(self) -> None:
-        undo = self._undo
-        networks: list[tuple[InterfaceSettings, Plug]] = []
-        # The networks first: what is wrong there is found before anything is made.
-        for settings in self._settings:
-            if settings.transport is not None:
-                plug = await settings.transport.open(f"aioioth {self._name}")
-                undo.callback(plug.close)
-                settings.mtu_on(plug)
-                networks.append((settings, plug))
-        manager = await running_manager()
-        self._space = space = await self._kind(str(self))
-        undo.callback(space.close)
-        # Not at the top: pyroute2 takes longer to import than all the rest.
-        from aioioth.netlink import Netlink  # noqa: PLC0415
+    def check_usable(self) -> asyncio.AbstractEventLoop:
+        """Return the stack's loop, which must be the running one.
 
-        self._netlink = Netlink(space)
-        undo.callback(self._netlink.close)
-        undo.callback(self._close_event_streams)
-        if networks and not isinstance(space, Namespace):
-            msg = f"a stack of kind {self.kind!r} has its own interfaces: leave out VNLs"
-            raise ConfigurationError(msg)
-        for settings, plug in networks:
-            await self._add_link(settings, plug, manager)
-        for settings in self._settings:
-            await self._configure(settings)
-        for gateway in self._gateways:
-            await self._add_default_route(gateway)
+        Raises:
+            ClosedError: The stack is not open.
+            WrongLoopError: The stack belongs to another event loop.
+        """
+        loop = self._parts().manager.loop
+        if asyncio.get_running_loop() is not loop:
+            raise WrongLoopError(str(self))
+        return loop
 
-    async def _add_link(
-        self, settings: InterfaceSettings, plug: Plug, manager: Manager
-    ) -> None:
-        assert settings.transport is not None
-        device = await self._make_device(settings.name)
-        self._undo.callback(device.close)
-        link = Link(
-            settings.name,
-            f"aioioth {self._name}",
-            device,
-            settings.transport,
-            plug,
-            manager.buffer,
-            self._notify,
-        )
-        self._undo.callback(link.close)
-        self._links.append(link)
-        name, netlink = settings.name, self.netlink
-        self._interfaces[name] = Interface(name, settings.vnl, link, netlink)
-        attributes: dict[str, Any] = {"mtu": settings.mtu_on(plug)}
-        if settings.mac is not None:
-            attributes["address"] = settings.mac
-        await self._set_link(name, **attributes)
-
-    async def _make_device(self, name: str) -> Device:
-        space = self._space
-        assert isinstance(space, Namespace)
-        if self._device != "packet":
-            try:
-                return await TapDevice.make(space, name)
-            except MissingPrivilegeError as error:
-                if self._device == "tap" or error.action != TUN:
-                    raise
-        return await PacketDevice.make(space, name, self.netlink)
-
-    async def _configure(self, settings: InterfaceSettings) -> None:
-        name = settings.name
-        if settings.transport is None and settings.mtu is not None:
-            await self._set_link(name, mtu=settings.mtu)
-        if any(address.version == 6 for address in settings.addresses):
-            await self._link_local(name)
-        if settings.transport is not None:
-            await self._set_link(name, state="up")
-        for address in settings.addresses:
-            await self.add_address(address, dev=name)
-
-    async def _set_link(self, name: str, **attributes: Any) -> None:
-        words = " ".join(f"{key} {value}" for key, value in attributes.items())
-        index = netdevice.interface_index(self.netlink.fileno(), name)
-        with self.netlink.translated(f"ip link set {name} {words}"):
-            await self.netlink.link("set", index=index, **attributes)
-
-    async def _link_local(self, name: str) -> None:
-        """Give the interface its link-local address; see `_kinds._SYSCTLS`."""
-        if isinstance(self._space, Namespace):
-            await self._space.sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", 0)
-
-    def _forget(self) -> None:
-        self._loop = self._manager = self._space = self._netlink = None
-        self._links = []
-        self._interfaces = {}
+    def _parts(self) -> Running:
+        if self._running is None:
+            raise ClosedError(str(self), hint=self._state.value)
+        return self._running
 
     def _notify(self, event: Event) -> None:
         for stream in self._event_streams:
             stream.push(event)
 
-    def _close_event_streams(self) -> None:
-        for stream in list(self._event_streams):
-            stream.close()
-
     # Addresses and routes
 
-    async def add_address(self, address: str | IPInterface, dev: str) -> None:
+    async def add_address(self, address: str | IPInterface, *, dev: str) -> None:
         """Do ``ip address add ADDRESS dev DEV``.
 
-        An IPv6 address is usable at once: nobody else is asked whether he has it.
+        An IPv6 address is usable at once: nobody is asked whether he has it already.
 
         Args:
             address: With prefix length: ``10.0.0.1/24``, ``fd00::1/64``.
@@ -382,16 +308,21 @@ class Stack:
             NetlinkError: The kernel refused: EEXIST, ENODEV.
             ConfigurationError: It is no address with a prefix length.
         """
-        await self._address("add", _settings.parse_ip(address), dev)
+        self.check_usable()
+        parsed = parse_ip(address)
+        if parsed.version == 6 and dev in self.interfaces:
+            await self._parts().allow_link_local(dev)
+        await _iproute.change_address(self.netlink, "add", parsed, dev)
 
-    async def del_address(self, address: str | IPInterface, dev: str) -> None:
+    async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
         """Do ``ip address del ADDRESS dev DEV``.
 
         Raises:
             NetlinkError: The kernel refused: EADDRNOTAVAIL, ENODEV.
             ConfigurationError: It is no address with a prefix length.
         """
-        await self._address("del", _settings.parse_ip(address), dev)
+        self.check_usable()
+        await _iproute.change_address(self.netlink, "del", parse_ip(address), dev)
 
     async def add_route(
         self, destination: str, *, via: str | None = None, dev: str | None = None
@@ -407,7 +338,8 @@ class Stack:
             NetlinkError: The kernel refused: EEXIST, ENETUNREACH, ENODEV.
             ConfigurationError: The destination is no network.
         """
-        await self._route("add", destination, via, dev)
+        self.check_usable()
+        await _iproute.change_route(self.netlink, "add", destination, via, dev)
 
     async def del_route(
         self, destination: str, *, via: str | None = None, dev: str | None = None
@@ -418,70 +350,10 @@ class Stack:
             NetlinkError: The kernel refused: ESRCH, ENODEV.
             ConfigurationError: The destination is no network.
         """
-        await self._route("del", destination, via, dev)
-
-    async def _address(self, command: str, address: IPInterface, dev: str) -> None:
         self.check_usable()
-        request = f"ip address {command} {address} dev {dev}"
-        index = self._index(dev, request)
-        attributes: dict[str, Any] = {
-            "address": str(address.ip),
-            "prefixlen": address.network.prefixlen,
-        }
-        if address.version == 6:
-            attributes["flags"] = _IFA_F_NODAD
-        elif address.network.prefixlen < 31:
-            attributes["broadcast"] = str(address.network.broadcast_address)
-        with self.netlink.translated(request):
-            await self.netlink.addr(command, index=index, **attributes)
-
-    async def _route(
-        self, command: str, destination: str, via: str | None, dev: str | None
-    ) -> None:
-        self.check_usable()
-        try:
-            network = ipaddress.ip_network(destination)
-        except ValueError as error:
-            msg = f"destination {destination!r} is no network: {error}"
-            raise ConfigurationError(msg) from None
-        request = f"ip route {command} {network}"
-        attributes: dict[str, Any] = {"dst": str(network)}
-        if via is not None:
-            request += f" via {via}"
-            attributes["gateway"] = via
-        if dev is not None:
-            request += f" dev {dev}"
-            attributes["oif"] = self._index(dev, request)
-        with self.netlink.translated(request):
-            await self.netlink.route(command, **attributes)
-
-    async def _add_default_route(self, gateway: Gateway) -> None:
-        everything = "0.0.0.0/0" if gateway.address.version == 4 else "::/0"
-        await self._route("add", everything, str(gateway.address), gateway.interface)
-
-    def _index(self, dev: str, request: str) -> int:
-        with _device_errors(request):
-            return netdevice.interface_index(self.netlink.fileno(), dev)
+        await _iproute.change_route(self.netlink, "del", destination, via, dev)
 
     # Sockets
-
-    def check_usable(self) -> asyncio.AbstractEventLoop:
-        """Return the stack's loop, which must be the running one.
-
-        Raises:
-            ClosedError: The stack is not open.
-            WrongLoopError: The stack belongs to another event loop.
-        """
-        if self._loop is None or self._space is None:
-            raise ClosedError(str(self), hint=self._state)
-        if asyncio.get_running_loop() is not self._loop:
-            raise WrongLoopError(str(self))
-        return self._loop
-
-    def _opened(self) -> Space:
-        if self._space is None:
-            raise ClosedError(str(self), hint=self._state)
-        return self._space
 
     def socket(
         self,
@@ -502,9 +374,9 @@ class Stack:
             OSError: As `socket.socket` raises it.
             ClosedError: The stack is not open.
         """
-        return self._opened().socket(family, type, proto)
+        return self._parts().space.socket(family, type, proto)
 
-    async def resolve(  # noqa: PLR0913  (as the loop's getaddrinfo)
+    async def resolve(
         self,
         host: str | bytes | None,
         port: int | str | None,
@@ -546,7 +418,9 @@ class Stack:
 
     async def start_server(
         self,
-        client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+        client_connected_cb: Callable[
+            [asyncio.StreamReader, asyncio.StreamWriter], Any
+        ],
         host: str | Sequence[str] | None = None,
         port: int | str | None = None,
         *,
@@ -579,11 +453,3 @@ class Stack:
     ) -> asyncio.AbstractServer:
         """Serve on this stack; see `asyncio.loop.create_server`."""
         return await endpoints.create_server(self, protocol_factory, host, port, **kwds)
-
-
-@contextmanager
-def _device_errors(request: str) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise NetlinkError(error.errno or errno.ENODEV, request) from error

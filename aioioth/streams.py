@@ -54,9 +54,7 @@ async def open_connection(
 
 
 async def start_server(
-    client_connected_cb: Callable[
-        [asyncio.StreamReader, asyncio.StreamWriter], Any
-    ],
+    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
     host: str | Sequence[str] | None = None,
     port: int | str | None = None,
     *,
@@ -68,7 +66,7 @@ async def start_server(
 
     Args:
         client_connected_cb: Called with a reader and a writer; may be a coroutine.
-        host: Literal address, several of them, ``localhost``, or None or ``""`` for all.
+        host: Literal address, several of them, ``localhost``; None or ``""`` for all.
         port: Number or service name.
         stack: Where to listen; None for the host's own stack.
         limit: Most bytes that each reader buffers.

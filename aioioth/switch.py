@@ -14,6 +14,8 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from aioioth.errors import BrokenTransportError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ __all__ = ["Switch", "SwitchPort"]
 _QUEUE_FRAMES = 2048
 # IEEE 802.1D section 7.9: 300 s is the recommended ageing time.
 _AGEING_SECONDS = 300.0
-# A table that a flood of forged addresses cannot blow up; real switches have 1 to 16 Ki.
+# A table that a flood of forged addresses cannot blow up; real ones have 1 to 16 Ki.
 _TABLE_ENTRIES = 8192
 # Jumbo frames and more: the largest IP packet that fits a 64 KiB frame buffer.
 _MTU = 65517
@@ -37,8 +39,8 @@ _MTU = 65517
 class Switch:
     """Forwards each frame to the port where its destination was last heard.
 
-    Usable wherever a VNL is: ``Stack(switch, ip="10.0.0.1/24")``. It has no resources of
-    its own, so it need not be closed; every port is closed by whoever opened it.
+    Usable wherever a VNL is: ``Stack(switch, ip="10.0.0.1/24")``. It has no resources
+    of its own, so it need not be closed; a port is closed by whoever opened it.
 
     Args:
         name: Shown in messages.
@@ -50,6 +52,7 @@ class Switch:
         self._learned: dict[bytes, tuple[SwitchPort, float]] = {}
         self._watchers: tuple[Callable[[bytes], object], ...] = ()
 
+    @override
     def __str__(self) -> str:
         return self.name
 

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from aioioth.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Vnl:
     scheme: str
     address: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.scheme}://{self.address}"
 

@@ -43,7 +43,10 @@ _PATIENCE_SECONDS = 10
 _TIMEVAL = struct.pack("@ll", _PATIENCE_SECONDS, 0)
 
 
-class _Gone(Exception):
+_DIES = "dies whenever it is asked; see what it wrote to standard error"
+
+
+class _GoneError(Exception):
     """The keeper died before it answered."""
 
 
@@ -93,7 +96,7 @@ class _Process:
                 inherited.append(user_namespace)
             arguments = [sys.executable, "-I", "-S", _HELPER, *map(str, inherited)]
             try:
-                popen = subprocess.Popen(
+                popen = subprocess.Popen(  # noqa: S603  (our own program)
                     arguments,
                     pass_fds=inherited,
                     stdin=subprocess.DEVNULL,
@@ -176,7 +179,8 @@ class Keeper:
                 except OSError as error:
                     ours.close()
                     self._drop_process()
-                    raise KeeperError(f"died at once ({error})") from error
+                    reason = f"died at once ({error})"
+                    raise KeeperError(reason) from error
             return ours, process
 
     def remember(self, user_namespace: int) -> None:
@@ -208,13 +212,16 @@ class Keeper:
         with self._lock:
             try:
                 return self._ask_once(operation, body, sent, wanted)
-            except _Gone:
+            except _GoneError:
                 self._drop_process()
             try:
                 return self._ask_once(operation, body, sent, wanted)
-            except _Gone:
+            except _GoneError:
                 self._drop_process()
-                raise KeeperError("dies again and again") from None
+                reason = (
+                    "dies whenever it is asked; see what it wrote to standard error"
+                )
+            raise KeeperError(reason) from None
 
     def _ask_once(
         self, operation: int, body: bytes, sent: Sequence[int], wanted: int
@@ -233,9 +240,9 @@ class Keeper:
             reason = f"did not answer within {_PATIENCE_SECONDS} s and was ended"
             raise KeeperError(reason, errno=errno.ETIMEDOUT) from None
         except (BrokenPipeError, ConnectionResetError):
-            raise _Gone from None
+            raise _GoneError from None
         if not message:
-            raise _Gone
+            raise _GoneError
         answered, outcome = _open_reply(message, descriptors, wanted)
         assert answered == sequence, "one request at a time, under the lock"
         if isinstance(outcome, OSError):
@@ -289,10 +296,9 @@ class Channel:
             Safe. Descriptors that arrive later are closed on arrival.
         """
         for _ in range(2):
-            with contextlib.suppress(_Gone):
+            with contextlib.suppress(_GoneError):
                 return await self._ask_once(operation, body, sent, wanted)
-        reason = "dies whenever it is asked; see what it wrote to standard error"
-        raise KeeperError(reason)
+        raise KeeperError(_DIES)
 
     async def _ask_once(
         self, operation: int, body: bytes, sent: Sequence[int], wanted: int
@@ -304,7 +310,7 @@ class Channel:
             socket.send_fds(sock, [request], sent)
         except (BrokenPipeError, ConnectionResetError):
             self._lose()
-            raise _Gone from None
+            raise _GoneError from None
         answer: asyncio.Future[list[int]] = self._loop.create_future()
         self._pending[sequence] = answer, wanted
         try:
@@ -361,7 +367,7 @@ class Channel:
         pending, self._pending = self._pending, {}
         for answer, _ in pending.values():
             if not answer.done():
-                answer.set_exception(_Gone())
+                answer.set_exception(_GoneError())
 
     def forget_in_child(self) -> None:
         """Close our copy after a fork. The loop's epoll set is the parent's too."""

@@ -10,7 +10,8 @@ routing lock is held for tens of milliseconds while a TAP is torn down), and a s
 another channel must not wait with it.
 
 Source:
-    user_namespaces(7), network_namespaces(7), unix(7); Documentation/networking/tuntap.rst.
+    user_namespaces(7), network_namespaces(7), unix(7);
+    Documentation/networking/tuntap.rst.
 """
 
 from __future__ import annotations
@@ -39,10 +40,8 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
 
-_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 
-
-class Failure(Exception):
+class StepError(Exception):
     """A system call failed; ``step`` says what it was for."""
 
     def __init__(self, error: OSError, step: str) -> None:
@@ -52,7 +51,7 @@ class Failure(Exception):
 
 
 if hasattr(os, "unshare"):
-    unshare, setns = os.unshare, os.setns
+    unshare, setns = os.unshare, os.setns  # type: ignore[attr-defined]  # 3.12
 else:  # Python 3.11
     import ctypes
 
@@ -64,11 +63,11 @@ else:  # Python 3.11
             raise OSError(code, os.strerror(code))
 
     def unshare(flags: int) -> None:
-        """See unshare(2)."""
+        """Leave namespaces; see the system call."""
         _checked(_libc.unshare(flags))
 
     def setns(descriptor: int, kind: int) -> None:
-        """See setns(2)."""
+        """Enter a namespace; see the system call."""
         _checked(_libc.setns(descriptor, kind))
 
 
@@ -80,7 +79,7 @@ def _write(path: str, text: str, step: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise Failure(error, step) from None
+        raise StepError(error, step) from None
 
 
 def make_user_namespace() -> int | None:
@@ -91,7 +90,7 @@ def make_user_namespace() -> int | None:
         at hand make network namespaces without one.
 
     Raises:
-        Failure: The kernel refused.
+        StepError: The kernel refused.
     """
     uid, gid = os.geteuid(), os.getegid()
     try:
@@ -100,7 +99,7 @@ def make_user_namespace() -> int | None:
         try:
             unshare(CLONE_NEWNET)
         except OSError:
-            raise Failure(error, "user namespace") from None
+            raise StepError(error, "user namespace") from None
         return None
     # One line that maps the writer's own id needs no privilege (user_namespaces(7)).
     _write("/proc/self/setgroups", "deny", "id map")
@@ -117,7 +116,7 @@ class Keeper:
     """
 
     def __init__(self, user_namespace: int | None) -> None:
-        self.failure: Failure | None = None
+        self.failure: StepError | None = None
         self.user_namespace = user_namespace
         try:
             if user_namespace is None:
@@ -125,7 +124,7 @@ class Keeper:
             else:
                 self._join(user_namespace)
             self.home = self._new_network_namespace()
-        except Failure as failure:
+        except StepError as failure:
             self.failure = failure  # told to everyone who asks for anything
 
     @staticmethod
@@ -133,14 +132,14 @@ class Keeper:
         try:
             setns(user_namespace, CLONE_NEWUSER)
         except OSError as error:
-            raise Failure(error, "joining the user namespace") from None
+            raise StepError(error, "joining the user namespace") from None
 
     @staticmethod
     def _new_network_namespace() -> int:
         try:
             unshare(CLONE_NEWNET)
         except OSError as error:
-            raise Failure(error, "network namespace") from None
+            raise StepError(error, "network namespace") from None
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def serve(self, channel: socket.socket) -> None:
@@ -169,22 +168,23 @@ class Keeper:
             return
         made: list[int] = []
         try:
-            if version != messages.VERSION:
-                raise Failure(OSError(errno.EPROTO, ""), "protocol version")
-            if self.failure is not None:
-                raise self.failure
+            self._check(version)
             made = self._perform(operation, body, received)
             reply = messages.pack_reply(sequence)
-        except Failure as failure:
-            reply = messages.pack_reply(
-                sequence, failure.errno, failure.step.encode()
-            )
+        except StepError as failure:
+            reply = messages.pack_reply(sequence, failure.errno, failure.step.encode())
         try:
             socket.send_fds(channel, [reply], made)
         finally:
             for descriptor in made:
                 if descriptor != self.user_namespace:
                     os.close(descriptor)
+
+    def _check(self, version: int) -> None:
+        if version != messages.VERSION:
+            raise StepError(OSError(errno.EPROTO, ""), "protocol version")
+        if self.failure is not None:
+            raise self.failure
 
     def _start_channel(self, descriptor: int) -> None:
         channel = socket.socket(fileno=os.dup(descriptor))
@@ -203,7 +203,7 @@ class Keeper:
             try:
                 setns(received[0], CLONE_NEWNET)
             except OSError as error:
-                raise Failure(error, "entering a network namespace") from None
+                raise StepError(error, "entering a network namespace") from None
             if operation == messages.SOCKET:
                 return [self._socket(body)]
             if operation == messages.TAP:
@@ -211,7 +211,7 @@ class Keeper:
             if operation == messages.SYSCTL:
                 self._sysctl(body)
                 return []
-            raise Failure(OSError(errno.ENOSYS, ""), f"operation {operation}")
+            raise StepError(OSError(errno.ENOSYS, ""), f"operation {operation}")
         finally:
             setns(self.home, CLONE_NEWNET)
 
@@ -220,7 +220,7 @@ class Keeper:
         try:
             self._loopback_up()
             self._sysctl(body)
-        except Failure:
+        except StepError:
             os.close(namespace)
             raise
         return namespace
@@ -231,7 +231,7 @@ class Keeper:
         try:
             return socket.socket(family, kind, protocol).detach()
         except OSError as error:
-            raise Failure(error, "socket") from None
+            raise StepError(error, "socket") from None
 
     @staticmethod
     def _tap(name: bytes) -> int:
@@ -240,13 +240,13 @@ class Keeper:
                 "/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
             )
         except OSError as error:
-            raise Failure(error, "opening /dev/net/tun") from None
+            raise StepError(error, "opening /dev/net/tun") from None
         try:
             request = _IFREQ_FLAGS.pack(name, IFF_TAP | IFF_NO_PI)
             fcntl.ioctl(descriptor, TUNSETIFF, request)
         except OSError as error:
             os.close(descriptor)
-            raise Failure(error, "TAP interface") from None
+            raise StepError(error, "TAP interface") from None
         return descriptor
 
     @staticmethod
@@ -256,7 +256,7 @@ class Keeper:
                 request = _IFREQ_FLAGS.pack(b"lo", IFF_UP)
                 fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
         except OSError as error:
-            raise Failure(error, "ip link set lo up") from None
+            raise StepError(error, "ip link set lo up") from None
 
     @staticmethod
     def _sysctl(lines: bytes) -> None:
@@ -265,7 +265,7 @@ class Keeper:
             name, _, value = line.removeprefix("?").partition("=")
             try:
                 _write(f"/proc/sys/{name}", value, f"sysctl {name}={value}")
-            except Failure as failure:
+            except StepError as failure:
                 if not (line.startswith("?") and failure.errno == errno.ENOENT):
                     raise
 

@@ -99,7 +99,9 @@ def _descendants() -> dict[int, str]:
             names[int(entry.name)] = f"{name}) {state}"
     found: dict[int, str] = {}
     family = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in family} - set(found):
+    while more := {pid for pid, parent in parents.items() if parent in family} - set(
+        found
+    ):
         found |= {pid: names[pid] for pid in more}
         family = more
     return found
@@ -122,7 +124,9 @@ def _named_sockets() -> list[str]:
 
 def _files() -> list[str]:
     entries = os.scandir(tempfile.gettempdir())
-    return [entry.path for entry in entries if entry.name.startswith(("vde.", "aioioth"))]
+    return [
+        entry.path for entry in entries if entry.name.startswith(("vde.", "aioioth"))
+    ]
 
 
 def _tasks() -> list[str]:

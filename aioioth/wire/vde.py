@@ -1,9 +1,9 @@
 """The VDE control protocol, version 3.
 
-A client connects to ``DIRECTORY/ctl`` (UNIX stream), sends a request that names its data
-socket (UNIX datagram), and is answered with the name of the switch's. From then on each
-datagram is one frame, and end of file on the stream means that the other side is gone.
-Integers are in native byte order: both sides are on one machine.
+A client connects to ``DIRECTORY/ctl`` (UNIX stream), sends a request that names its
+data socket (UNIX datagram), and is answered with the name of the switch's. From then on
+each datagram is one frame, and end of file on the stream means that the other side is
+gone. Integers are in native byte order: both sides are on one machine.
 
 Source: the behaviour of Debian's vde_switch 2.3.2 and vde_plug 4.0.1.
 """

@@ -1,4 +1,4 @@
-"""``null://``: a network with nobody on it. What is sent is gone, nothing ever comes."""
+"""``null://``: a network with nobody on it. What is sent is gone, nothing comes."""
 
 from __future__ import annotations
 

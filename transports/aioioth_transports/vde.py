@@ -41,8 +41,8 @@ _OPTIONS = ("port", "portgroup", "group", "mode")
 _HANDSHAKE_SECONDS = 3.0
 _RETRY_SECONDS = 0.05
 
-# vde_switch has a buffer of 1518 bytes and silently cuts longer frames off. It names its
-# data sockets PORT.FD; vde_plug's switch, which takes 9234 bytes, names them fdN.
+# vde_switch has a buffer of 1518 bytes and silently cuts longer frames off. It names
+# its data sockets PORT.FD; vde_plug's switch, which takes 9234 bytes, names them fdN.
 _SWITCH_NAME = re.compile(rb"\d{3,}\.\d+")
 _SWITCH_MTU = 1500
 _NODE_MTU = 9216
@@ -119,15 +119,19 @@ class VdeTransport:
             except TimeoutError:
                 raise HandshakeTimeoutError(self._vnl, self._silence()) from None
             undo.pop_all()
-        mtu = _SWITCH_MTU if _SWITCH_NAME.fullmatch(os.path.basename(answer)) else _NODE_MTU
+        mtu = (
+            _SWITCH_MTU
+            if _SWITCH_NAME.fullmatch(answer.rpartition(b"/")[2])
+            else _NODE_MTU
+        )
         return VdePlug(ctl, data, mtu)
 
     def _silence(self) -> str:
         told = f"the switch did not answer within {_HANDSHAKE_SECONDS:g} s"
         if self._port is not None:
             return (
-                f"{told}. vde_switch is silent when port {self._port} does not exist or "
-                f"belongs to somebody else: see its 'port/print', or leave the port out"
+                f"{told}. vde_switch is silent when port {self._port} does not exist "
+                f"or belongs to somebody else: see its 'port/print', or leave the port out"
             )
         return f"{told}. It may be stopped, or out of ports"
 
@@ -158,16 +162,20 @@ class VdeTransport:
                 reason = f"{directory} has no {kind} socket {path.name!r}"
                 raise self._broken(error, reason) from error
             except ConnectionRefusedError as error:
-                reason = f"nobody answers at {path}: the switch has ended. Start it again"
+                reason = (
+                    f"nobody answers at {path}: the switch has ended. Start it again"
+                )
                 raise self._broken(error, reason) from error
             except PermissionError as error:
                 reason = (
-                    f"you may not use {path}: ask for membership in its group, or start "
-                    f"the switch with '-m 0666'"
+                    f"you may not use {path}: ask for membership in its group, or "
+                    f"start the switch with '-m 0666'"
                 )
                 raise self._broken(error, reason) from error
             except OSError as error:
-                raise self._broken(error, f"{path}: {error.strerror or error}") from error
+                raise self._broken(
+                    error, f"{path}: {error.strerror or error}"
+                ) from error
             else:
                 return
 
@@ -180,7 +188,7 @@ class VdeTransport:
         """Give our data socket the name that the switch will connect to.
 
         An abstract name leaves nothing behind whatever happens. A path is needed when
-        the switch lives in another network namespace, or when permissions are asked for.
+        the switch lives in another network namespace, or permissions are asked for.
         """
         number = f"{os.getpid():05}-{next(_numbers):05}"
         plain = self._group is None and self._mode is None
@@ -215,9 +223,7 @@ class VdeTransport:
             # As VDE's own library: the switch may belong to somebody else.
             Path(place).chmod(0o777)
 
-    async def _shake_hands(
-        self, ctl: socket.socket, name: bytes, label: str
-    ) -> bytes:
+    async def _shake_hands(self, ctl: socket.socket, name: bytes, label: str) -> bytes:
         loop = asyncio.get_running_loop()
         # The switch cuts off what is longer; who we are matters more than the label.
         description = f"{label[:80]} user={os.geteuid()} pid={os.getpid()}"
@@ -235,9 +241,7 @@ class VdeTransport:
             return vde.unpack_address(reply)
         except ValueError as error:
             reason = f"whatever listens there does not speak VDE ({error})"
-            raise BrokenTransportError(
-                self._vnl, reason, errno=errno.EPROTO
-            ) from error
+            raise BrokenTransportError(self._vnl, reason, errno=errno.EPROTO) from error
 
     def _connect_data(self, data: socket.socket, answer: bytes) -> None:
         try:

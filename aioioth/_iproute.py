@@ -1,0 +1,100 @@
+"""Links, addresses and routes, asked for and complained about in iproute2's words."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+from aioioth._linux import netdevice
+from aioioth.errors import ConfigurationError, NetlinkError
+
+if TYPE_CHECKING:
+    from aioioth._settings import IPInterface
+    from aioioth.netlink import Netlink
+
+# <linux/if_addr.h>, Linux 6.1
+_IFA_F_NODAD = 0x02
+
+
+async def add_veth(
+    netlink: Netlink, name: str, *, peer: str, peer_mtu: int, peer_namespace: int
+) -> None:
+    """Make a veth pair whose other end is in another namespace.
+
+    Raises:
+        NetlinkError: The name is taken, or the kernel has no veth.
+    """
+    far: dict[str, Any] = {"ifname": peer, "net_ns_fd": peer_namespace, "mtu": peer_mtu}
+    with netlink.translated(f"ip link add {name} type veth peer name {peer}"):
+        await netlink.link("add", ifname=name, kind="veth", peer=far)
+
+
+async def set_link(netlink: Netlink, name: str, **attributes: Any) -> None:
+    """Do ``ip link set NAME ATTRIBUTE VALUE ...``.
+
+    Raises:
+        NetlinkError: The kernel refused.
+    """
+    words = " ".join(f"{key} {value}" for key, value in attributes.items())
+    request = f"ip link set {name} {words}"
+    index = _index(netlink, name, request)
+    with netlink.translated(request):
+        await netlink.link("set", index=index, **attributes)
+
+
+async def change_address(
+    netlink: Netlink, command: str, address: IPInterface, dev: str
+) -> None:
+    """Do ``ip address COMMAND ADDRESS dev DEV``.
+
+    Raises:
+        NetlinkError: The kernel refused.
+    """
+    request = f"ip address {command} {address} dev {dev}"
+    attributes: dict[str, Any] = {
+        "index": _index(netlink, dev, request),
+        "address": str(address.ip),
+        "prefixlen": address.network.prefixlen,
+    }
+    if address.version == 6:
+        # Usable at once. Without the flag the kernel calls it tentative until a worker
+        # thread of its own has looked at it, even where duplicates are not looked for.
+        attributes["flags"] = _IFA_F_NODAD
+    elif address.network.prefixlen < 31:
+        attributes["broadcast"] = str(address.network.broadcast_address)
+    with netlink.translated(request):
+        await netlink.addr(command, **attributes)
+
+
+async def change_route(
+    netlink: Netlink, command: str, destination: str, via: str | None, dev: str | None
+) -> None:
+    """Do ``ip route COMMAND DESTINATION via VIA dev DEV``.
+
+    Raises:
+        NetlinkError: The kernel refused.
+        ConfigurationError: The destination is no network.
+    """
+    try:
+        network = ipaddress.ip_network(destination)
+    except ValueError as error:
+        msg = f"destination {destination!r} is no network: {error}"
+        raise ConfigurationError(msg) from None
+    request = f"ip route {command} {network}"
+    attributes: dict[str, Any] = {"dst": str(network)}
+    if via is not None:
+        request += f" via {via}"
+        attributes["gateway"] = via
+    if dev is not None:
+        request += f" dev {dev}"
+        attributes["oif"] = _index(netlink, dev, request)
+    with netlink.translated(request):
+        await netlink.route(command, **attributes)
+
+
+def _index(netlink: Netlink, name: str, request: str) -> int:
+    try:
+        return netdevice.interface_index(netlink.fileno(), name)
+    except OSError as error:
+        raise NetlinkError(error.errno or errno.ENODEV, request) from error

@@ -1,0 +1,137 @@
+"""What an open stack consists of, and how it comes to be."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from aioioth import _iproute
+from aioioth._device import PacketDevice, TapDevice
+from aioioth._link import Link
+from aioioth._namespace import Namespace
+from aioioth._preflight import TUN
+from aioioth.errors import ConfigurationError, MissingPrivilegeError
+from aioioth.interfaces import Interface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioioth._device import Device
+    from aioioth._manager import Manager
+    from aioioth._settings import InterfaceSettings, Settings
+    from aioioth.abc import Plug, Space, StackKind
+    from aioioth.events import Event
+    from aioioth.netlink import Netlink
+
+
+class Running:
+    """The parts of one open stack.
+
+    Attributes:
+        manager: Owner of the stack, one for each event loop.
+        space: Where its sockets are made.
+        netlink: Its netlink.
+        interfaces: What users see, by name.
+    """
+
+    def __init__(self, manager: Manager, space: Space, netlink: Netlink) -> None:
+        self.manager = manager
+        self.space = space
+        self.netlink = netlink
+        self.interfaces: dict[str, Interface] = {}
+        self._links: list[Link] = []
+        self._undo = ExitStack()
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        kind: StackKind,
+        label: str,
+        manager: Manager,
+        notify: Callable[[Event], None],
+    ) -> Running:
+        """Plug into the networks, make the stack, configure it; see `Stack.open`."""
+        # Everything is undone by the ExitStack, synchronously and in reverse, so that
+        # no cancellation can come in between.
+        with ExitStack() as undo:
+            plugs: list[Plug] = []
+            # The networks first: what is wrong there is found before anything is made.
+            for wanted in settings.interfaces:
+                plug = await wanted.transport.open(label)
+                undo.callback(plug.close)
+                wanted.mtu_on(plug)
+                plugs.append(plug)
+            space = await kind(label)
+            undo.callback(space.close)
+            # Not at the top: pyroute2 takes longer to import than all the rest.
+            from aioioth.netlink import Netlink
+
+            netlink = Netlink(space)
+            undo.callback(netlink.close)
+            if settings.interfaces and not isinstance(space, Namespace):
+                msg = f"{label} has the host's interfaces: leave out VNLs"
+                raise ConfigurationError(msg)
+            running = cls(manager, space, netlink)
+            for wanted, plug in zip(settings.interfaces, plugs, strict=True):
+                device = await running._make_device(wanted.name, settings.device)
+                undo.callback(device.close)
+                link = Link(
+                    wanted.name,
+                    label,
+                    device,
+                    wanted.transport,
+                    plug,
+                    manager.buffer,
+                    notify,
+                )
+                undo.callback(link.close)
+                running._links.append(link)
+                running.interfaces[wanted.name] = Interface(
+                    wanted.name, wanted.vnl, link, netlink
+                )
+                await running._set_up(wanted, plug)
+            await running._address(settings)
+            running._undo = undo.pop_all()
+        return running
+
+    def flush(self) -> None:
+        """Send what the interfaces have queued."""
+        for link in self._links:
+            link.flush()
+
+    def close(self) -> None:
+        """Let everything go at once. Idempotent, never waits, never raises."""
+        self._undo.close()
+
+    async def _make_device(self, name: str, forced: str | None) -> Device:
+        assert isinstance(self.space, Namespace)
+        if forced != "packet":
+            try:
+                return await TapDevice.make(self.space, name)
+            except MissingPrivilegeError as error:
+                if forced == "tap" or error.action != TUN:
+                    raise
+        return await PacketDevice.make(self.space, name, self.netlink)
+
+    async def _set_up(self, wanted: InterfaceSettings, plug: Plug) -> None:
+        attributes: dict[str, object] = {"mtu": wanted.mtu_on(plug)}
+        if wanted.mac is not None:
+            attributes["address"] = wanted.mac
+        if wanted.ipv6:
+            await self.allow_link_local(wanted.name)
+        await _iproute.set_link(self.netlink, wanted.name, **attributes, state="up")
+
+    async def _address(self, settings: Settings) -> None:
+        for name, address in settings.addresses:
+            await _iproute.change_address(self.netlink, "add", address, name)
+        for gateway in settings.gateways:
+            everything = "0.0.0.0/0" if gateway.address.version == 4 else "::/0"
+            await _iproute.change_route(
+                self.netlink, "add", everything, str(gateway.address), gateway.interface
+            )
+
+    async def allow_link_local(self, name: str) -> None:
+        """Let an interface have its IPv6 link-local address; see `_kinds._SYSCTLS`."""
+        if isinstance(self.space, Namespace):
+            await self.space.sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", 0)
