@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from aioioth._fork import forget_in_children
+from aioioth._keeper import messages
 from aioioth._keeper.client import Channel, Keeper
 from aioioth._namespace import Namespace
 from aioioth._pump import BUFFER_SIZE
@@ -81,6 +82,12 @@ class Manager:
 
     async def namespace(self, label: str, sysctls: Sequence[str]) -> Namespace:
         """Make a network namespace; see `Namespace.make`."""
+        if not _keeper.remembers:
+            # Without it, a keeper that has to be replaced could not go on with our
+            # namespaces. There is none where privileges make it unnecessary.
+            found = await self._channel.ask(messages.USER_NAMESPACE, b"", (), wanted=0)
+            for user_namespace in found:
+                _keeper.remember(user_namespace)
         return await Namespace.make(label, sysctls, _keeper, self._channel)
 
     def add(self, stack: Stack) -> None:

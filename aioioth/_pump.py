@@ -103,7 +103,7 @@ class Pump:
     def stop(self) -> None:
         """Stop; a frame that was held is lost. Idempotent."""
         # Before anybody closes the descriptors: uvloop aborts the process if a reader
-        # is left on a closed one. A closed loop has no readers, and refuses to be asked.
+        # is left on a closed one. A closed loop has none, and refuses to be asked.
         reading, self._reading = self._reading, -1
         writing, self._writing = self._writing, -1
         if not self._loop.is_closed():

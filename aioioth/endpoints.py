@@ -210,22 +210,50 @@ async def _addresses(  # noqa: PLR0917  (as getaddrinfo)
     return infos
 
 
-class _Recorder:
-    """A loop that remembers why connecting failed, for ``all_errors``."""
+class _Connector:
+    """The running loop, as far as connecting a socket goes.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    Not the loop's own `sock_connect`: uvloop's asks the host's resolver even about
+    literal addresses, and loses the scope of link-local ones (uvloop 0.23).
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self.errors: list[OSError] = []
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._loop, name)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:  # noqa: ANN401
+        """Connect; errors are raised as asyncio's loop does, and remembered."""
         try:
-            await self._loop.sock_connect(sock, address)
+            await self._connect(sock, address)
         except OSError as error:
             self.errors.append(error)
             raise
+
+    async def _connect(self, sock: socket.socket, address: Any) -> None:  # noqa: ANN401
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError):
+            pass
+        else:
+            return
+        done = self._loop.create_future()
+        descriptor = sock.fileno()
+        self._loop.add_writer(descriptor, _finish, done)
+        try:
+            await done
+        finally:
+            self._loop.remove_writer(descriptor)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, f"Connect call failed {address}")
+
+
+def _finish(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 async def _connect(
@@ -236,12 +264,12 @@ async def _connect(
     all_errors: bool,
     **timing: Any,
 ) -> socket.socket:
-    recorder: Any = _Recorder(asyncio.get_running_loop())
+    connector: Any = _Connector()
     try:
         return await aiohappyeyeballs.start_connection(
             infos,
             local_addr_infos=local,
-            loop=recorder,
+            loop=connector,
             socket_factory=lambda info: stack.socket(*info[:3]),
             **timing,
         )
@@ -249,7 +277,7 @@ async def _connect(
         if not all_errors:
             raise
         message = "create_connection failed"
-        raise ExceptionGroup(message, recorder.errors or [error]) from None
+        raise ExceptionGroup(message, connector.errors or [error]) from None
 
 
 async def _listening_addresses(

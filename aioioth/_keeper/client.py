@@ -183,6 +183,11 @@ class Keeper:
                     raise KeeperError(reason) from error
             return ours, process
 
+    @property
+    def remembers(self) -> bool:
+        """Whether another keeper could go on in the same user namespace."""
+        return self._user_namespace is not None
+
     def remember(self, user_namespace: int) -> None:
         """Take over the descriptor of the user namespace, for later keepers."""
         with self._lock:

@@ -48,8 +48,8 @@ def no_leaks() -> Generator[None]:
 
     Looked at are this process's descriptors, child processes and their children, the
     network namespaces that any of them is in, named UNIX sockets of the network
-    namespace, sockets in the temporary directory, and the running loop's tasks. What
-    goes away by itself within two seconds is no leak.
+    namespace, our VDE sockets in the temporary directory, and the running loop's
+    tasks. What goes away by itself within two seconds is no leak.
 
     Raises:
         AssertionError: Something was left behind; the message lists it.
@@ -123,10 +123,9 @@ def _named_sockets() -> list[str]:
 
 
 def _files() -> list[str]:
+    ours = f"vde.{os.getpid():05}-"  # what a VDE client is called; others may run too
     entries = os.scandir(tempfile.gettempdir())
-    return [
-        entry.path for entry in entries if entry.name.startswith(("vde.", "aioioth"))
-    ]
+    return [entry.path for entry in entries if entry.name.startswith(ours)]
 
 
 def _tasks() -> list[str]:

@@ -1,0 +1,47 @@
+"""An echo server and a client, for whoever needs traffic."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import aioioth
+
+    Ask = Callable[[aioioth.Stack, str, bytes], Awaitable[bytes]]
+    Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+def echo() -> Serve:
+    """A callback for start_server that sends back what comes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    return serve
+
+
+@pytest.fixture
+def ask() -> Ask:
+    """Ask the echo server at HOST, port 7, from a stack; returns the answer."""
+
+    async def question(stack: aioioth.Stack, host: str, text: bytes) -> bytes:
+        async with asyncio.timeout(20):
+            reader, writer = await stack.open_connection(host, 7)
+            writer.write(text)
+            writer.write_eof()
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        return answer
+
+    return question

@@ -1,0 +1,231 @@
+"""The keeper dies, is stopped, is shared between threads, is left by forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioioth
+from aioioth import _manager
+
+
+def keeper_pid() -> int:
+    pid = _manager._keeper.pid
+    assert pid is not None
+    return pid
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process is neither running nor a zombie."""
+    async with asyncio.timeout(10):
+        while Path(f"/proc/{pid}").exists():
+            await asyncio.sleep(0.005)
+
+
+async def test_connections_go_on_without_the_keeper(device: str, echo: Any) -> None:
+    async with (
+        aioioth.Stack("memory://lan", ip="10.0.0.1/24", device=device) as one,
+        aioioth.Stack("memory://lan", ip="10.0.0.2/24", device=device) as two,
+        await one.start_server(echo, "10.0.0.1", 7),
+    ):
+        reader, writer = await two.open_connection("10.0.0.1", 7)
+        first, user_namespace = (
+            keeper_pid(),
+            os.readlink(f"/proc/{keeper_pid()}/ns/user"),
+        )
+        os.kill(first, signal.SIGKILL)
+        await gone(first)  # no zombie, though nobody asked for anything
+
+        writer.write(b"still there?")
+        assert await reader.readexactly(12) == b"still there?"
+        writer.close()
+        await writer.wait_closed()
+
+        # A new socket, and a new stack, from a new keeper in the same user namespace.
+        reader, writer = await two.open_connection("10.0.0.1", 7)
+        writer.write(b"new")
+        assert await reader.readexactly(3) == b"new"
+        writer.close()
+        await writer.wait_closed()
+        assert keeper_pid() != first
+        assert os.readlink(f"/proc/{keeper_pid()}/ns/user") == user_namespace
+        async with aioioth.Stack(
+            "memory://lan", ip="10.0.0.3/24", device=device
+        ) as three:
+            reader, writer = await three.open_connection("10.0.0.1", 7)
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_killed_while_it_makes_a_namespace() -> None:
+    async with aioioth.Stack():
+        first = keeper_pid()
+        os.kill(first, signal.SIGSTOP)
+        opening = asyncio.create_task(aioioth.Stack().open())
+        done, _ = await asyncio.wait([opening], timeout=0.2)
+        assert not done
+        os.kill(first, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            stack = await opening
+        assert keeper_pid() != first
+        await stack.aclose()
+
+
+async def test_one_keeper_for_all_loops() -> None:
+    async with aioioth.Stack():
+        first = keeper_pid()
+
+        async def other() -> int:
+            async with aioioth.Stack():
+                return keeper_pid()
+
+        assert await asyncio.to_thread(asyncio.run, other()) == first
+        assert keeper_pid() == first
+
+
+async def test_sockets_from_many_threads() -> None:
+    async with aioioth.Stack() as stack:
+
+        def many(_: int) -> int:
+            opened = 0
+            for _ in range(100):
+                with stack.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                    opened += sock.type == socket.SOCK_DGRAM
+            return opened
+
+        with ThreadPoolExecutor(8) as pool:
+            loop = asyncio.get_running_loop()
+            work = [loop.run_in_executor(pool, many, n) for n in range(8)]
+            for _ in range(5):
+                async with aioioth.Stack():
+                    pass
+            assert sum(await asyncio.gather(*work)) == 800
+        assert stack.sockets() == []
+
+
+async def test_a_forked_child_uses_the_stack(echo: Any) -> None:
+    async with (
+        aioioth.Stack("memory://lan", ip="10.0.0.1/24") as stack,
+        await stack.start_server(echo, "127.0.0.1", 7),
+    ):
+        parents_keeper = keeper_pid()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with stack.socket() as sock:
+                    sock.settimeout(10)
+                    sock.connect(("127.0.0.1", 7))
+                    sock.sendall(b"from the child")
+                    if sock.recv(100) == b"from the child":
+                        code = 0 if keeper_pid() != parents_keeper else 2
+                held = [os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()]
+                if "/dev/net/tun" in held:
+                    code = 3
+            finally:
+                os._exit(code)
+        watch = os.pidfd_open(child)
+        async with asyncio.timeout(10):
+            while not select.select([watch], [], [], 0)[0]:
+                await asyncio.sleep(0.01)
+        os.close(watch)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        # And the parent's keeper never noticed.
+        assert keeper_pid() == parents_keeper
+        stack.socket().close()
+
+
+def _descriptors() -> list[int]:
+    return [
+        int(n)
+        for n in os.listdir("/proc/self/fd")
+        if Path(f"/proc/self/fd/{n}").exists()
+    ]
+
+
+PROGRAM = """
+    import asyncio, os, aioioth
+    from aioioth import _manager
+
+    async def main():
+        async with aioioth.Stack("memory://lan", ip="10.0.0.1/24") as one:
+            server = await one.start_server(print, "10.0.0.1", 7)
+            print(_manager._keeper.pid, flush=True)
+            await asyncio.Event().wait()
+
+    asyncio.run(main())
+"""
+
+
+async def test_nothing_is_left_of_a_killed_program() -> None:
+    """SIGKILL: the keeper reads end of file, and the kernel frees the rest."""
+    program = await asyncio.to_thread(
+        subprocess.Popen,
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    keeper = int(await asyncio.to_thread(program.stdout.readline))
+    namespaces = {os.readlink(f"/proc/{keeper}/ns/{kind}") for kind in ("user", "net")}
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    await gone(keeper)
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            for kind in "user", "net":
+                try:
+                    assert os.readlink(process / "ns" / kind) not in namespaces
+                except OSError:
+                    continue  # ended meanwhile, or somebody else's
+
+
+async def test_a_keeper_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(aioioth.errors.KeeperError, match="'/nonexistent/python'"):
+        await aioioth.Stack().open()
+
+
+async def test_a_keeper_that_dies_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(aioioth.errors.KeeperError, match="dies whenever|died at once"):
+        await aioioth.Stack().open()
+
+
+async def test_an_upgraded_package_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aioioth._keeper import messages
+
+    async with aioioth.Stack() as stack:
+        monkeypatch.setattr(messages, "VERSION", 99)
+        with pytest.raises(aioioth.errors.KeeperError, match="Restart the program"):
+            stack.socket()
+        monkeypatch.undo()
+        stack.socket().close()
+
+
+async def test_a_full_table_of_descriptors() -> None:
+    """EMFILE, as socket() raises it, and the stack goes on afterwards."""
+    import resource
+
+    async with aioioth.Stack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = os.dup(0)
+        os.close(used)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                stack.socket()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        stack.socket().close()
