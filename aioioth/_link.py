@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aioioth._fork import forget_in_children
-from aioioth._pump import Counters, Pump
-from aioioth.errors import BrokenTransportError
+from aioioth._linux.sockets import unsent
+from aioioth._pump import DEVICE_DROPS, PLUG_DROPS, Counters, Pump
 from aioioth.events import CarrierDown, CarrierUp
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class Link:
         for pump in self._pumps:
             pump.flush()
 
+    def unsent(self) -> int:
+        """Return how many bytes the network has not taken yet; 0 if unknown."""
+        return 0 if self._plug is None else unsent(self._plug.fileno())
+
     def close(self) -> None:
         """Leave the network and give the interface up. Idempotent, never raises."""
         self._closed = True
@@ -98,10 +102,22 @@ class Link:
 
     def _attach(self, plug: Plug) -> None:
         sending = Pump(
-            self._loop, self.device, plug, self.sent, self._buffer, self._on_broken
+            self._loop,
+            self.device,
+            plug,
+            PLUG_DROPS,
+            self.sent,
+            self._buffer,
+            self._on_broken,
         )
         receiving = Pump(
-            self._loop, plug, self.device, self.received, self._buffer, self._on_broken
+            self._loop,
+            plug,
+            self.device,
+            DEVICE_DROPS,
+            self.received,
+            self._buffer,
+            self._on_broken,
         )
         self._plug, self._pumps = plug, (sending, receiving)
         # Undone in reverse: readers first, then what they read.
@@ -150,7 +166,7 @@ class Link:
             delay = min(2 * delay, _LAST_DELAY)
             try:
                 plug = await self._transport.open(self._label)
-            except BrokenTransportError as error:
+            except OSError as error:  # not there yet, or no descriptors left
                 _log.debug("%s: %s: %s", self._label, self.name, error)
                 continue
             self._reattaching = None

@@ -55,14 +55,17 @@ def resolve(
     if host is not None and host.rstrip(".").lower() in {"localhost", "ip6-localhost"}:
         hosts = [text for kind, text in _LOOPBACK.items() if family in {0, kind}]
     else:
-        hosts = [host or ""]
+        hosts = ["" if host is None else host]
+    if not hosts:
+        raise socket.gaierror(socket.EAI_FAMILY, "ai_family not supported")
     found: list[AddressInfo] = []
     for literal in hosts:
         bare, _, scope = literal.partition("%")
         try:
-            infos = socket.getaddrinfo(bare or None, port, family, type, proto, flags)
+            asked = None if host is None else bare
+            infos = socket.getaddrinfo(asked, port, family, type, proto, flags)
         except socket.gaierror as error:
-            if error.errno != socket.EAI_NONAME or not bare:
+            if error.errno != socket.EAI_NONAME or host is None:
                 raise
             reason = (
                 f"{literal!r} is no literal address; stacks do not resolve other names "

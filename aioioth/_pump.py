@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 # 64 frames of 1514 bytes take 0.2 to 0.3 ms: long enough to be worth the wake-up, short
 # enough for everybody else on the loop.
@@ -27,10 +27,12 @@ BUDGET = 64
 BUFFER_SIZE = 65536 + 18
 
 # A frame that meets one of these is dropped and counted; the sink itself is all right.
-_DROP_CAUSES = {
+PLUG_DROPS = {
     errno.ENOBUFS: "no buffer space",
     errno.ENOMEM: "no memory",
     errno.EMSGSIZE: "too long",
+}
+DEVICE_DROPS = PLUG_DROPS | {
     errno.EINVAL: "malformed",  # a TAP's word for a frame shorter than a header
     errno.EIO: "interface down",  # a TAP's word
     errno.ENETDOWN: "interface down",  # a packet socket's
@@ -38,11 +40,14 @@ _DROP_CAUSES = {
 
 
 class End(Protocol):
-    """A device or a plug; see `aioioth.abc.Plug` for what each method promises."""
+    """A device or a plug; see `aioioth.abc.Plug` for what each method promises.
+
+    A device may also return None where a plug raises BlockingIOError, as files do.
+    """
 
     def fileno(self) -> int: ...
-    def recv_into(self, buffer: memoryview, /) -> int: ...
-    def send(self, frame: memoryview, /) -> int: ...
+    def recv_into(self, buffer: memoryview, /) -> int | None: ...
+    def send(self, frame: memoryview, /) -> int | None: ...
 
 
 @dataclass
@@ -69,6 +74,7 @@ class Pump:
         loop: The event loop that it is a reader of.
         source: Where frames come from.
         sink: Where they go.
+        drop_causes: What the sink may answer to a frame without being broken.
         counters: Counted up.
         buffer: BUFFER_SIZE bytes that all pumps of a loop may share: none keeps
             anything there between two wake-ups.
@@ -81,6 +87,7 @@ class Pump:
         loop: asyncio.AbstractEventLoop,
         source: End,
         sink: End,
+        drop_causes: Mapping[int, str],
         counters: Counters,
         buffer: memoryview,
         on_broken: Callable[[End, OSError], None],
@@ -88,6 +95,7 @@ class Pump:
         self._loop = loop
         self._source = source
         self._sink = sink
+        self._drop_causes = drop_causes
         self._counters = counters
         self._buffer = buffer
         self._on_broken = on_broken
@@ -122,6 +130,7 @@ class Pump:
         recv_into, send, buffer = self._source.recv_into, self._sink.send, self._buffer
         counters = self._counters
         for _ in range(BUDGET):
+            # Sockets raise when they would have to wait, files return None.
             try:
                 length = recv_into(buffer)
             except BlockingIOError:
@@ -129,18 +138,22 @@ class Pump:
             except OSError as error:
                 self._break(self._source, error)
                 return
+            if length is None:
+                return
             frame = buffer[:length]
             try:
-                send(frame)
+                sent = send(frame)
             except BlockingIOError:
-                self._hold(frame)
-                return
+                sent = None
             except OSError as error:
                 if not self._drop(error):
                     return
-            else:
-                counters.frames += 1
-                counters.bytes += length
+                continue
+            if sent is None:
+                self._hold(frame)
+                return
+            counters.frames += 1
+            counters.bytes += length
         # Readiness is level-triggered: what is left wakes us on the next turn of the
         # loop, after the callbacks that were waiting behind this one.
 
@@ -156,7 +169,8 @@ class Pump:
         held = self._held
         assert held is not None
         try:
-            self._sink.send(memoryview(held))
+            if self._sink.send(memoryview(held)) is None:
+                return
         except BlockingIOError:
             return
         except OSError as error:
@@ -172,7 +186,7 @@ class Pump:
 
     def _drop(self, error: OSError) -> bool:
         """Count a frame that the sink did not take; False if the sink is broken."""
-        cause = _DROP_CAUSES.get(error.errno or 0)
+        cause = self._drop_causes.get(error.errno or 0)
         if cause is None:
             self._break(self._sink, error)
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aioioth.abc import Plug, Space, StackKind
     from aioioth.events import Event
     from aioioth.netlink import Netlink
+
+# A switch takes microseconds for what a send buffer holds.
+_DRAIN_SECONDS = 0.2
 
 
 class Running:
@@ -95,10 +99,21 @@ class Running:
             running._undo = undo.pop_all()
         return running
 
-    def flush(self) -> None:
-        """Send what the interfaces have queued."""
+    async def drain(self) -> None:
+        """Let the last frames go: what the interfaces have queued is sent and taken.
+
+        A vde_switch that finds its client gone throws away what it has not read. One
+        that does not read is not waited for long.
+        """
+        # Connections closed a moment ago say goodbye in the loop's next turn.
+        await asyncio.sleep(0)
         for link in self._links:
             link.flush()
+        deadline = self.manager.loop.time() + _DRAIN_SECONDS
+        while any(link.unsent() for link in self._links):
+            if self.manager.loop.time() > deadline:
+                return
+            await asyncio.sleep(0.001)
 
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises."""

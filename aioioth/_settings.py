@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, TypeGuard
 
 from aioioth._plugins import load_transport
 from aioioth.abc import FrameTransport
@@ -30,6 +32,9 @@ DEFAULT_MTU = 1500
 
 _DEVICES = (None, "tap", "packet")
 
+# What the kernel takes and every tool can print: '%' numbers names or begins a scope.
+_NAME = re.compile(r"[!-$&-.0-9;-~]+")
+_RESERVED = {".", "..", "lo", "all", "default"}
 _MAC = re.compile(
     r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}", re.IGNORECASE
 )
@@ -62,7 +67,8 @@ class InterfaceSettings:
             ConfigurationError: More was asked for than the network carries.
         """
         if self.mtu is None:
-            return min(DEFAULT_MTU, plug.mtu)
+            mtu = min(DEFAULT_MTU, plug.mtu)
+            return _parse_mtu(mtu, self.name, ipv6=self.ipv6) or mtu
         if self.mtu > plug.mtu:
             msg = (
                 f"mtu={self.mtu} for {self.name}: {self.vnl} carries {plug.mtu} at most"
@@ -131,7 +137,8 @@ class Settings:
         if isinstance(mtu, Mapping) or mtu is None:
             mtus = _by_interface("mtu", mtu, names)
         else:
-            mtus = dict.fromkeys(names, mtu)  # one for all, as users mean it
+            # One for all, as users mean it.
+            mtus = dict.fromkeys(_by_interface("mtu", mtu, names) and names, mtu)
         macs = _by_interface("mac", mac, names)
         interfaces = tuple(
             InterfaceSettings(
@@ -145,6 +152,9 @@ class Settings:
             for name, (vnl, transport) in networks.items()
         )
         gateways = tuple(_parse_gateway(each, names, addresses) for each in _listed(gw))
+        if len({gateway.address.version for gateway in gateways}) < len(gateways):
+            msg = f"gw={gw!r}: one for IPv4 and one for IPv6; others with add_route()"
+            raise ConfigurationError(msg)
         return cls(interfaces, addresses, gateways, device)
 
 
@@ -176,11 +186,16 @@ def check_name(name: str) -> str:
     Raises:
         ConfigurationError: It is too long, or has characters that the kernel refuses.
     """
-    if not 0 < len(name.encode()) <= MAX_NAME:
-        msg = f"interface name {name!r}: must have 1 to {MAX_NAME} bytes"
+    if not 0 < len(name) <= MAX_NAME:
+        msg = f"interface name {name!r}: must have 1 to {MAX_NAME} characters"
         raise ConfigurationError(msg)
-    if name in {".", ".."} or "/" in name or ":" in name or re.search(r"\s", name):
-        msg = f"interface name {name!r}: may not have '/', ':' or white space in it"
+    if not _NAME.fullmatch(name):
+        msg = (
+            f"interface name {name!r}: must be ASCII, without '/', ':', '%' and spaces"
+        )
+        raise ConfigurationError(msg)
+    if name in _RESERVED:
+        msg = f"interface name {name!r} has a meaning of its own; take another"
         raise ConfigurationError(msg)
     return name
 
@@ -191,22 +206,32 @@ def _networks(
     networks: dict[str, tuple[str, FrameTransport]] = {}
     for number, vnl in enumerate(vnls):
         name = f"vde{number}"
-        if isinstance(vnl, str):
+        if isinstance(vnl, (str, os.PathLike)):
+            vnl = os.fsdecode(vnl)
             parsed = parse_vnl(vnl)
             if parsed.interface is not None:
                 name = parsed.interface
             transport = load_transport(parsed.scheme)(parsed.address)
             entry = str(parsed), transport
-        elif isinstance(vnl, FrameTransport):
+        elif _is_transport(vnl):
             entry = str(vnl), vnl
         else:
             msg = f"{vnl!r}: expected a VNL like 'vde:///tmp/sw', or a Switch"
             raise ConfigurationError(msg)
-        if check_name(name) in networks or name == "lo":
+        if check_name(name) in networks:
             msg = f"interface name {name!r} is used twice; name one: 'eth1:{entry[0]}'"
             raise ConfigurationError(msg)
         networks[name] = entry
     return networks
+
+
+def _is_transport(vnl: object) -> TypeGuard[FrameTransport]:
+    # That it has an `open` says little: so has a file, and so has a class.
+    return (
+        isinstance(vnl, FrameTransport)
+        and not isinstance(vnl, type)
+        and iscoroutinefunction(vnl.open)
+    )
 
 
 def _by_interface(
@@ -220,7 +245,7 @@ def _by_interface(
                 msg = f"{keyword}: no interface is named {name!r}; there are {known}"
                 raise ConfigurationError(msg)
         return value
-    if value is None or value == ():
+    if value is None or (value != "" and not _listed(value)):
         return {}
     if not names:
         msg = f"{keyword}={value!r} needs an interface: give the stack a VNL"

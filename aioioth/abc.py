@@ -14,11 +14,11 @@ Plug-ins may import this module, `aioioth.errors`, `aioioth.vnl`, `aioioth.switc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from typing_extensions import Buffer
 
@@ -58,7 +58,7 @@ class Plug(Protocol):
         """Copy the next frame into ``buffer``.
 
         Returns:
-            Length of the frame in bytes.
+            Length of the frame in bytes. Not 0 at the end of file: raise.
 
         Raises:
             BlockingIOError: No frame is waiting.
@@ -139,6 +139,5 @@ class StackKind(Protocol):
         ...
 
 
-if TYPE_CHECKING:
-    TransportFactory = Callable[[str], FrameTransport]
-    """Makes a transport from the part of a VNL after ``://``."""
+TransportFactory = Callable[[str], FrameTransport]
+"""Makes a transport from the part of a VNL after ``://``."""

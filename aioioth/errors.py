@@ -28,6 +28,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = [
+    "AioiothError",
+    "BrokenTransportError",
+    "BusyError",
+    "ClosedError",
+    "ConfigurationError",
+    "HandshakeTimeoutError",
+    "KeeperError",
+    "MissingPrivilegeError",
+    "NetlinkError",
+    "UnclosedStackWarning",
+    "UnknownPluginError",
+    "UnknownSchemeError",
+    "WrongLoopError",
+]
+
 
 class AioiothError(Exception):
     """Base of all errors that are aioioth's own."""

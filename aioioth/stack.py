@@ -241,10 +241,7 @@ class Stack:
             message = f"{self} has open sockets; close them, or aclose() without strict"
             raise BusyError(message, [str(user) for user in users])
         try:
-            # Connections closed a moment ago say goodbye in the loop's next turn.
-            await asyncio.sleep(0)
-            if self._running is not None:
-                self._running.flush()
+            await self._running.drain()
         finally:
             self.close()
 

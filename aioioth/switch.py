@@ -9,7 +9,9 @@ Source: IEEE 802.1D section 7 (learning, filtering, ageing).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import threading
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
@@ -50,7 +52,10 @@ class Switch:
         self.name = name
         self._ports: tuple[SwitchPort, ...] = ()
         self._learned: dict[bytes, tuple[SwitchPort, float]] = {}
-        self._watchers: tuple[Callable[[bytes], object], ...] = ()
+        self._watchers: tuple[tuple[Callable[[bytes], object]], ...] = ()
+        self._full_until = 0.0
+        # Ports may belong to different threads. Held for a few microseconds.
+        self._lock = threading.Lock()
 
     @override
     def __str__(self) -> str:
@@ -64,7 +69,8 @@ class Switch:
     async def open(self, label: str) -> SwitchPort:
         """Plug into the switch; see `aioioth.abc.FrameTransport`."""
         port = SwitchPort(self, label)
-        self._ports = (*self._ports, port)
+        with self._lock:
+            self._ports = (*self._ports, port)
         return port
 
     def watch(self, watcher: Callable[[bytes], object]) -> Callable[[], None]:
@@ -75,36 +81,55 @@ class Switch:
         Returns:
             A function that ends the watching; calling it again does nothing.
         """
-        self._watchers = (*self._watchers, watcher)
+        registration = (watcher,)
+        self._watchers = (*self._watchers, registration)
 
         def unwatch() -> None:
-            self._watchers = tuple(w for w in self._watchers if w is not watcher)
+            self._watchers = tuple(w for w in self._watchers if w is not registration)
 
         return unwatch
 
-    def _forward(self, source_port: SwitchPort, frame: Buffer) -> None:
-        data = bytes(frame)  # it has to wait, and the sender's buffer does not
-        for watcher in self._watchers:
-            watcher(data)
-        source, now = data[6:12], time.monotonic()
-        if not data[6] & 1 and (
-            source in self._learned or len(self._learned) < _TABLE_ENTRIES
-        ):
-            self._learned[source] = source_port, now
-        port, heard = self._learned.get(data[:6], (None, 0.0))
-        if port is not None and now - heard < _AGEING_SECONDS:
-            if port is not source_port:
-                port.deliver(data)
-            return
-        for port in self._ports:
-            if port is not source_port:
-                port.deliver(data)
+    def forward(self, source_port: SwitchPort, frame: bytes) -> None:
+        """Pass on a frame that came in at a port; called by the port."""
+        for (watcher,) in self._watchers:
+            watcher(frame)
+        now = time.monotonic()
+        with self._lock:
+            if not frame[6] & 1:
+                self._learn(frame[6:12], source_port, now)
+            port, heard = self._learned.get(frame[:6], (None, 0.0))
+            if port is not None and now - heard < _AGEING_SECONDS:
+                if port is not source_port:
+                    port.deliver(frame)
+                return
+            for port in self._ports:
+                if port is not source_port:
+                    port.deliver(frame)
 
-    def _unplug(self, gone: SwitchPort) -> None:
-        self._ports = tuple(port for port in self._ports if port is not gone)
-        self._learned = {
-            mac: entry for mac, entry in self._learned.items() if entry[0] is not gone
-        }
+    def _learn(self, source: bytes, port: SwitchPort, now: float) -> None:
+        if source not in self._learned and len(self._learned) >= _TABLE_ENTRIES:
+            if now < self._full_until:
+                return
+            self._learned = {
+                mac: entry
+                for mac, entry in self._learned.items()
+                if now - entry[1] < _AGEING_SECONDS
+            }
+            # If they are all fresh, there is no point in looking for each frame.
+            self._full_until = now + 1.0
+            if len(self._learned) >= _TABLE_ENTRIES:
+                return
+        self._learned[source] = port, now
+
+    def unplug(self, gone: SwitchPort) -> None:
+        """Forget a port; called by the port."""
+        with self._lock:
+            self._ports = tuple(port for port in self._ports if port is not gone)
+            self._learned = {
+                mac: entry
+                for mac, entry in self._learned.items()
+                if entry[0] is not gone
+            }
 
 
 class SwitchPort:
@@ -139,6 +164,8 @@ class SwitchPort:
         if not self._queue:
             # First the flag, then another look: a frame that came in between has either
             # seen the flag down and wakes us again, or is seen here.
+            if self._wake == -1:
+                raise BrokenTransportError(self._switch.name, "the port is closed")
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
             self._woken = False
@@ -153,13 +180,16 @@ class SwitchPort:
         """See `aioioth.abc.Plug.send`. Never full: the receiving port drops instead."""
         if self._wake == -1:
             raise BrokenTransportError(self._switch.name, "the port is closed")
-        length = memoryview(frame).nbytes
+        data = bytes(frame)  # it has to wait, and the sender's buffer does not
+        length = len(data)
+        if length > _MTU + 18:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         if length >= 14:
-            self._switch._forward(self, frame)  # noqa: SLF001  (the two are one thing)
+            self._switch.forward(self, data)
         return length
 
     def deliver(self, frame: bytes) -> None:
-        """Queue a frame for whoever is plugged in; called by the switch."""
+        """Queue a frame for whoever is plugged in; called by the switch, locked."""
         if len(self._queue) >= _QUEUE_FRAMES:
             self.drops["queue full"] += 1
             return
@@ -172,6 +202,6 @@ class SwitchPort:
         """Unplug; see `aioioth.abc.Plug.close`."""
         wake, self._wake = self._wake, -1
         if wake != -1:
-            self._switch._unplug(self)  # noqa: SLF001  (the two are one thing)
+            self._switch.unplug(self)
             self._queue.clear()
             os.close(wake)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import struct
+import termios
 
 SIOCGSKNS = 0x894C
 
@@ -38,6 +40,15 @@ def sockets_of(namespace: int) -> list[int]:
         finally:
             os.close(theirs)
     return sorted(found)
+
+
+def unsent(descriptor: int) -> int:
+    """Return how many bytes the peer of a socket has not read yet; 0 if unknown."""
+    try:
+        answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ, too
+    except OSError:
+        return 0  # not a socket
+    return int(struct.unpack("=i", answer)[0])
 
 
 def _identity(namespace: int) -> tuple[int, int]:

@@ -26,17 +26,17 @@ _GRACE_SECONDS = 2.0
 class _Belongings:
     """What this process holds, by kind; each thing as a readable line."""
 
-    descriptors: Counter[str]
-    processes: Counter[str]
-    namespaces: Counter[str]
-    sockets: Counter[str]
-    files: Counter[str]
-    tasks: Counter[str]
+    descriptor: Counter[str]
+    process: Counter[str]
+    namespace: Counter[str]
+    socket: Counter[str]
+    file: Counter[str]
+    task: Counter[str]
 
     def more_than(self, before: _Belongings) -> list[str]:
         """Return what is here and was not there before."""
         return [
-            f"{kind[:-1]} {thing}" + (f" ({count} times)" if count > 1 else "")
+            f"{kind} {thing}" + (f" ({count} times)" if count > 1 else "")
             for kind in self.__dataclass_fields__
             for thing, count in (getattr(self, kind) - getattr(before, kind)).items()
         ]
@@ -66,12 +66,12 @@ def no_leaks() -> Generator[None]:
 def _look() -> _Belongings:
     processes = _descendants()
     return _Belongings(
-        descriptors=Counter(_descriptors()),
-        processes=Counter(processes.values()),
-        namespaces=Counter(_namespaces([os.getpid(), *processes])),
-        sockets=Counter(_named_sockets()),
-        files=Counter(_files()),
-        tasks=Counter(_tasks()),
+        descriptor=Counter(_descriptors()),
+        process=Counter(processes.values()),
+        namespace=Counter(_namespaces([os.getpid(), *processes])),
+        socket=Counter(_named_sockets()),
+        file=Counter(_files()),
+        task=Counter(_tasks()),
     )
 
 
@@ -96,7 +96,7 @@ def _descendants() -> dict[int, str]:
                 continue  # ended meanwhile
             state, parent = rest.split()[:2]
             parents[int(entry.name)] = int(parent)
-            names[int(entry.name)] = f"{name}) {state}"
+            names[int(entry.name)] = f"{name})" + (" zombie" if state == "Z" else "")
     found: dict[int, str] = {}
     family = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in family} - set(

@@ -118,7 +118,10 @@ def _ipv4(packet: bytes) -> Summary:
     total = struct.unpack_from("!H", packet, 2)[0]
     source = ipaddress.IPv4Address(packet[12:16])
     destination = ipaddress.IPv4Address(packet[16:20])
-    text = _upper(packet[9], packet[header_length:total])
+    if struct.unpack_from("!H", packet, 6)[0] & 0x1FFF:
+        text = f"IP fragment, {total - header_length} bytes"
+    else:
+        text = _upper(packet[9], packet[header_length:total])
     return Summary(str(source), str(destination), text)
 
 
@@ -137,7 +140,7 @@ def _upper(protocol: int, payload: bytes) -> str:
         return _tcp(payload)
     if protocol == 17:
         source, destination, length = struct.unpack_from("!HHH", payload)
-        return f"UDP {source} > {destination}, {length - 8} bytes"
+        return f"UDP {source} > {destination}, {max(length - 8, 0)} bytes"
     if protocol in {1, 58}:
         name = (_ICMP | _ICMP6).get((protocol, payload[0]), f"type {payload[0]}")
         return f"ICMP {name}"

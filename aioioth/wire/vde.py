@@ -15,6 +15,16 @@ import struct
 
 from aioioth.errors import ConfigurationError
 
+__all__ = [
+    "MAX_PORT",
+    "REPLY_SIZE",
+    "SUN_PATH_SIZE",
+    "may_be_address",
+    "pack_address",
+    "pack_request",
+    "unpack_address",
+]
+
 _MAGIC = 0xFEEDFACE
 _VERSION = 3
 _NEW_CONTROL = 0
@@ -39,6 +49,11 @@ def pack_address(path: bytes) -> bytes:
         msg = f"a socket's path may have {SUN_PATH_SIZE - 1} bytes: {path!r}"
         raise ConfigurationError(msg)
     return _ADDRESS.pack(socket.AF_UNIX, path)
+
+
+def may_be_address(beginning: bytes) -> bool:
+    """Tell whether what came so far can become an answer."""
+    return beginning[:2] == _ADDRESS.pack(socket.AF_UNIX, b"")[: len(beginning[:2])]
 
 
 def unpack_address(data: bytes) -> bytes:

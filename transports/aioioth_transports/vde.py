@@ -34,6 +34,8 @@ from aioioth.wire import vde
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Buffer
+
 _DEFAULTS = (Path("/run/vde.ctl"), Path("/tmp/vde.ctl"))  # noqa: S108  (VDE's own default)
 _OPTIONS = ("port", "portgroup", "group", "mode")
 
@@ -131,7 +133,7 @@ class VdeTransport:
         if self._port is not None:
             return (
                 f"{told}. vde_switch is silent when port {self._port} does not exist "
-                f"or belongs to somebody else: see its 'port/print', or leave the port out"
+                f"or belongs to somebody else: see its 'port/print', or let it choose"
             )
         return f"{told}. It may be stopped, or out of ports"
 
@@ -193,7 +195,9 @@ class VdeTransport:
         number = f"{os.getpid():05}-{next(_numbers):05}"
         plain = self._group is None and self._mode is None
         if plain and _same_network_namespace(ctl):
-            name = _DataName(b"\0aioioth/" + number.encode())
+            # The switch connects to all 108 bytes of it.
+            padded = (b"\0aioioth/" + number.encode()).ljust(vde.SUN_PATH_SIZE, b"\0")
+            name = _DataName(padded)
             data.bind(name.name)
             return name
         last: OSError | None = None
@@ -230,7 +234,12 @@ class VdeTransport:
         request = vde.pack_request(name, port=self._port, description=description)
         try:
             await loop.sock_sendall(ctl, request)
-            reply = await loop.sock_recv(ctl, vde.REPLY_SIZE)
+            reply = b""
+            while len(reply) < vde.REPLY_SIZE:
+                more = await loop.sock_recv(ctl, vde.REPLY_SIZE - len(reply))
+                reply += more
+                if not more or not vde.may_be_address(reply):
+                    break
         except OSError as error:
             raise self._broken(error, f"the switch hung up: {error}") from error
         if not reply:
@@ -266,7 +275,7 @@ class VdePlug:
         data.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         # Straight to the system calls; there is nothing to add for a frame.
         self.recv_into: Callable[[memoryview], int] = data.recv_into
-        self.send: Callable[[memoryview], int] = data.send
+        self.send: Callable[[Buffer], int] = data.send
 
     def fileno(self) -> int:
         """Return the data socket's descriptor."""
