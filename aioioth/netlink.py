@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Netlink"]
 
-# <linux/netlink.h>, Linux 6.1
+# <linux/netlink.h>, <asm-generic/socket.h>, <linux/sock_diag.h>, Linux 6.1
+_SOL_NETLINK = 270
+_NETLINK_NO_ENOBUFS = 5
+_SO_MEMINFO = 55
+_SK_MEMINFO_DROPS = 8
 _NLMSG_ERROR = 2
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i16x")
@@ -62,6 +66,9 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
         # Not SOCK_RAW: pyroute2 wants a datagram socket; for netlink they are the same.
         sock = space.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        # An overflow shall not put the socket into an error: libuv gives such a descriptor
+        # up for good. The kernel's count of what it dropped is looked at instead.
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         super().__init__(use_socket=sock, use_event_loop=asyncio.get_running_loop())
         self.request_proxy = _Refusal()
         self._sock = sock
@@ -80,6 +87,21 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
             self.local.transport = self._endpoint = _Endpoint(self)
             self.local.protocol = None
 
+    async def bind(self, groups: int | None = None, **_: object) -> None:
+        """Subscribe to the kernel's announcements; read them with `get`.
+
+        Unlike pyroute2's own, at any time: that one binds the socket's address, which
+        the first request has done already.
+
+        Args:
+            groups: Bits ``RTMGRP_*``; None for pyroute2's usual ones.
+        """
+        await self.setup_endpoint()
+        wanted = self.status["groups"] if groups is None else groups
+        for bit in range(32):
+            if wanted >> bit & 1:
+                self.add_membership(bit + 1)
+
     def send(self, data: bytes, flags: int = 0) -> int:
         """Send a request, and make room for the answers of a burst."""
         self._sent += 1
@@ -87,13 +109,25 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
             self._endpoint.read()
         return self._sock.send(data, flags)
 
-    def enqueue(self, data: bytes, addr: object) -> None:  # noqa: ARG002  (pyroute2's)
-        """Hand an answer to who waits for it; called for each message that comes."""
-        sequence = _HEADER.unpack_from(data)[3]
-        # pyroute2 would keep answers to cancelled requests for ever. Number 0 are the
-        # kernel's own announcements, wanted by who called bind().
-        if sequence == 0 or sequence in self.msg_queue.queues:
+    def enqueue(self, data: bytes, addr: tuple[int, int]) -> None:
+        """Hand a message to who waits for it.
+
+        Args:
+            data: What came.
+            addr: From whom: the port, and the groups if it is an announcement.
+        """
+        # Announcements carry the number of the request that caused them, whosever.
+        sequence = 0 if addr[1] else _HEADER.unpack_from(data)[3]
+        # pyroute2 would keep answers to requests that were cancelled for ever.
+        if sequence in self.msg_queue.queues:
             self.msg_queue.put_nowait(sequence, data)
+
+    def lost(self) -> int:
+        """Return how many messages did not fit into the receive buffer so far."""
+        answer = self._sock.getsockopt(
+            socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_SK_MEMINFO_DROPS + 1)
+        )
+        return struct.unpack_from("=I", answer, 4 * _SK_MEMINFO_DROPS)[0]  # type: ignore[no-any-return]
 
     def fail_all(self, code: int) -> None:
         """Answer every request under way with an error."""
@@ -126,6 +160,8 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
             yield
         except PyrouteError as error:
             raise NetlinkError(abs(error.code), request) from error
+        except OSError as error:  # what pyroute2 raises for ENOBUFS and the like
+            raise NetlinkError(error.errno or errno.EIO, request) from error
 
 
 class _Refusal:
@@ -145,6 +181,7 @@ class _Endpoint:
 
     def __init__(self, netlink: Netlink) -> None:
         self._netlink = netlink
+        self._lost = netlink.lost()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(netlink.fileno(), self.read)
 
@@ -153,14 +190,18 @@ class _Endpoint:
         netlink = self._netlink
         while True:
             try:
-                data = netlink._sock.recv(_MESSAGE_BYTES)  # noqa: SLF001
+                data, source = netlink._sock.recvfrom(_MESSAGE_BYTES)  # noqa: SLF001
             except BlockingIOError:
-                return
+                break
             except OSError as error:
-                # ENOBUFS: some answers are lost, and nobody knows whose.
                 netlink.fail_all(error.errno or errno.EIO)
                 return
-            netlink.enqueue(data, None)
+            netlink.enqueue(data, source)
+        lost = netlink.lost()
+        if lost != self._lost:
+            # Some answers did not fit, and nobody knows whose.
+            self._lost = lost
+            netlink.fail_all(errno.ENOBUFS)
 
     def close(self) -> None:
         if not self._loop.is_closed():

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 # Any wait for a foreign program that takes this long has failed.
 PATIENCE = 10.0
 
-OURS = ["10.0.0.1/24", "fd00::1/64"]
 THEIRS = ["10.0.0.2/24", "fd00::2/64"]
 
 
@@ -100,42 +99,42 @@ class VdeSwitch:
         self.vnl = f"vde://{self.directory}"
         self._home = home
         self._prefix = prefix
-        self._console = home / "console"
         self._pidfd = -1
+        self._undo = ExitStack()
 
     def start(self) -> None:
-        pid_file = self._home / "pid"
+        pid_file, console = self._home / "pid", self._home / "console"
         pid_file.unlink(missing_ok=True)
         command: list[str | Path] = [*self._prefix, "vde_switch", "-d"]
-        command += ["-s", self.directory, "-p", pid_file, "-M", self._console]
+        command += ["-s", self.directory, "-p", pid_file, "-M", console]
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
         for _ in soon("vde_switch writes its pid file"):
             with contextlib.suppress(OSError, ValueError):
                 self._pidfd = os.pidfd_open(int(pid_file.read_text()))
                 break
+        self._undo.callback(end_process, self._pidfd)
+        # Once, and kept: vde_switch 2.3.2 sometimes does not free the port of a client
+        # that goes at the same moment as somebody at the console.
+        self._console = self._undo.enter_context(socket.socket(socket.AF_UNIX))
+        self._console.settimeout(PATIENCE)
         for _ in soon("vde_switch answers"):
             with contextlib.suppress(OSError):
-                self.command("showinfo")
+                self._console.connect(os.fspath(console))
                 break
+        self._read_to_prompt()
 
     def command(self, line: str) -> str:
         """Give the management console a command and return the answer."""
-        with socket.socket(socket.AF_UNIX) as console:
-            console.settimeout(PATIENCE)
-            console.connect(os.fspath(self._console))
-            self._read_to_prompt(console)
-            console.sendall(line.encode() + b"\n")
-            answer = self._read_to_prompt(console)
+        self._console.sendall(line.encode() + b"\n")
+        answer = self._read_to_prompt()
         assert "1000 Success" in answer, answer
         return answer
 
-    @staticmethod
-    def _read_to_prompt(console: socket.socket) -> str:
+    def _read_to_prompt(self) -> str:
         text = b""
         while not text.endswith(b"vde$ "):
-            data = console.recv(65536)
-            if not data:
-                raise ConnectionResetError
+            data = self._console.recv(65536)
+            assert data, "vde_switch has ended"
             text += data
         return text.decode()
 
@@ -158,9 +157,7 @@ class VdeSwitch:
 
     def kill(self) -> None:
         """End it the hard way: its files stay. Idempotent."""
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd != -1:
-            end_process(pidfd)
+        self._undo.close()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import aioioth
 from aioioth import CarrierDown, CarrierUp, errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.interop.conftest import VdeSwitch
@@ -113,7 +113,7 @@ async def test_the_switch_stops_reading_for_a_while(
 
 
 @contextlib.contextmanager
-def listening(directory: Path) -> Any:
+def listening(directory: Path) -> Iterator[socket.socket]:
     """A control socket with nobody behind it who speaks."""
     directory.mkdir()
     with socket.socket(socket.AF_UNIX) as ctl:

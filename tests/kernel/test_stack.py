@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,7 +63,7 @@ async def test_several_interfaces(device: str, echo: Any, ask: Any) -> None:
         async with await middle.start_server(echo, "10.2.0.1", 7):
             assert await ask(far, "10.2.0.1", b"x") == b"x"
         assert middle.stats()["eth1"].received.frames > 0
-        with pytest.raises(OSError, match="unreachable|Connect call failed") as caught:
+        with pytest.raises(OSError, match=r"unreachable|Connect call failed") as caught:
             await far.open_connection("10.1.0.1", 7)
         assert caught.value.errno == errno.ENETUNREACH
 
@@ -122,7 +124,7 @@ async def test_a_switch_as_network(device: str, echo: Any, ask: Any) -> None:
         aioioth.Stack(switch, ip="10.0.0.1/24", name="one", device=device) as one,
         aioioth.Stack(switch, ip="10.0.0.2/24", device=device) as two,
     ):
-        assert [port.label for port in switch.ports][0] == "aioioth one"
+        assert next(port.label for port in switch.ports) == "aioioth one"
         async with await one.start_server(echo, "10.0.0.1", 7):
             assert await ask(two, "10.0.0.1", b"seen by all") == b"seen by all"
     unwatch()
@@ -278,15 +280,13 @@ async def test_sockets_of_every_family() -> None:
 
 
 async def test_privileged_ports_and_nothing_inheritable(echo: Any) -> None:
-    import os
-
     before = set(os.listdir("/proc/self/fd"))
     async with (
         aioioth.Stack("memory://lan", ip="10.0.0.1/24") as stack,
         await stack.start_server(echo, "10.0.0.1", 80),
     ):
         for name in set(os.listdir("/proc/self/fd")) - before:
-            if os.path.exists(f"/proc/self/fd/{name}"):
+            if Path(f"/proc/self/fd/{name}").exists():
                 assert not os.get_inheritable(int(name)), name
 
 
@@ -311,7 +311,7 @@ async def test_more_mtu_than_the_network_carries(device: str) -> None:
     async with aioioth.Stack(Narrow(), device=device) as stack:
         assert stack.interfaces["vde0"].mtu == 1000
     with pytest.raises(
-        errors.ConfigurationError, match="mtu=1001 for vde0: .* 1000 at"
+        errors.ConfigurationError, match=r"mtu=1001 for vde0: .* 1000 at"
     ):
         await aioioth.Stack(Narrow(), mtu=1001, device=device).open()
 

@@ -18,7 +18,6 @@ import itertools
 import os
 import re
 import socket
-import struct
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +114,7 @@ class VdeTransport:
             try:
                 async with asyncio.timeout(_HANDSHAKE_SECONDS):
                     await self._connect(ctl, directory)
-                    with contextlib.closing(self._bind(data, ctl, directory)) as name:
+                    with contextlib.closing(self._bind(data, directory)) as name:
                         answer = await self._shake_hands(ctl, name.name, label)
                     self._connect_data(data, answer)
             except TimeoutError:
@@ -184,9 +183,7 @@ class VdeTransport:
     def _broken(self, error: OSError, reason: str) -> BrokenTransportError:
         return BrokenTransportError(self._vnl, reason, errno=error.errno)
 
-    def _bind(
-        self, data: socket.socket, ctl: socket.socket, directory: Path
-    ) -> _DataName:
+    def _bind(self, data: socket.socket, directory: Path) -> _DataName:
         """Give our data socket the name that the switch will connect to.
 
         An abstract name leaves nothing behind whatever happens. A path is needed when
@@ -194,7 +191,7 @@ class VdeTransport:
         """
         number = f"{os.getpid():05}-{next(_numbers):05}"
         plain = self._group is None and self._mode is None
-        if plain and _same_network_namespace(ctl):
+        if plain and _same_network_namespace(directory / (self._portgroup or "ctl")):
             # The switch connects to all 108 bytes of it.
             padded = (b"\0aioioth/" + number.encode()).ljust(vde.SUN_PATH_SIZE, b"\0")
             name = _DataName(padded)
@@ -243,8 +240,9 @@ class VdeTransport:
         except OSError as error:
             raise self._broken(error, f"the switch hung up: {error}") from error
         if not reply:
-            wanted = "" if self._port is None else f" port {self._port}"
-            reason = f"the switch refused us{wanted}; its 'port/print' shows who has it"
+            reason = "the switch hung up without an answer"
+            if self._port is not None:
+                reason += f": port {self._port} is taken or missing, see 'port/print'"
             raise BrokenTransportError(self._vnl, reason, errno=errno.ECONNREFUSED)
         try:
             return vde.unpack_address(reply)
@@ -310,12 +308,13 @@ def _unix_socket(kind: socket.SocketKind) -> socket.socket:
     return sock
 
 
-def _same_network_namespace(ctl: socket.socket) -> bool:
-    """Tell whether the switch is in our network namespace; yes if unknown."""
-    credentials = ctl.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid = struct.unpack("3i", credentials)[0]
-    try:
-        theirs = Path(f"/proc/{pid}/ns/net").stat()
-    except OSError:
-        return True
-    return os.path.samestat(theirs, Path("/proc/self/ns/net").stat())
+def _same_network_namespace(ctl: Path) -> bool:
+    """Tell whether the switch is in our network namespace: the list is of ours.
+
+    The pid that SO_PEERCRED tells is of no use: a switch that went into the background
+    listened before it did, and that process has ended.
+    """
+    listening = b" 00010000 "  # __SO_ACCEPTCON; our own connection is listed as well
+    name = b" " + os.fsencode(ctl.resolve())
+    lines = Path("/proc/self/net/unix").read_bytes().splitlines()
+    return any(line.endswith(name) and listening in line for line in lines)

@@ -315,7 +315,9 @@ async def test_no_directory_is_the_usual_ones(
 @pytest.mark.parametrize("options", ["", "[mode=0600]"])
 async def test_a_switch_that_refuses(directory: Path, options: str) -> None:
     async with a_switch(directory, answer=b""):
-        with pytest.raises(BrokenTransportError, match="the switch refused us") as it:
+        with pytest.raises(
+            BrokenTransportError, match="hung up without an answer"
+        ) as it:
             await VdeTransport(f"{directory}{options}").open("me")
         assert it.value.errno == errno.ECONNREFUSED
         assert {path.name for path in directory.iterdir()} == {"ctl", "001.5"}
@@ -323,7 +325,7 @@ async def test_a_switch_that_refuses(directory: Path, options: str) -> None:
 
 async def test_a_switch_that_refuses_a_port(directory: Path) -> None:
     async with a_switch(directory, answer=b""):
-        with pytest.raises(BrokenTransportError, match="refused us port 7; its"):
+        with pytest.raises(BrokenTransportError, match="an answer: port 7 is taken"):
             await VdeTransport(f"{directory}[7]").open("me")
 
 
