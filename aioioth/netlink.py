@@ -66,8 +66,8 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
         # Not SOCK_RAW: pyroute2 wants a datagram socket; for netlink they are the same.
         sock = space.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
-        # An overflow shall not put the socket into an error: libuv gives such a descriptor
-        # up for good. The kernel's count of what it dropped is looked at instead.
+        # An overflow shall not put the socket into an error, since libuv gives such a
+        # descriptor up for good. The kernel's count of what it dropped tells as well.
         sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         super().__init__(use_socket=sock, use_event_loop=asyncio.get_running_loop())
         self.request_proxy = _Refusal()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import types
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,7 +75,7 @@ async def cancel_everywhere(
     """Cancel ``make()`` at each await; ``undo`` what it returned in spite of that."""
     for at in itertools.count(1):
         async with nothing_stays():
-            task = asyncio.create_task(interrupted(make(), at, times))  # type: ignore[arg-type]
+            task = asyncio.create_task(interrupted(make(), at, times))
             try:
                 await undo(await task)
             except asyncio.CancelledError:
@@ -83,6 +83,13 @@ async def cancel_everywhere(
             except NotReachedError as over:
                 await undo(over.result)
                 return
+
+
+async def outcome(coroutine: Coroutine[Any, Any, Any], at: int, times: int) -> Any:
+    """Return the error that ``coroutine`` ended with when it was cancelled."""
+    task = asyncio.create_task(interrupted(coroutine, at, times))
+    results = await asyncio.gather(task, return_exceptions=True)
+    return results[0]
 
 
 async def nothing(_: Any) -> None:
@@ -125,36 +132,16 @@ async def test_open_and_close(device: str, times: int) -> None:
 async def test_the_very_first_stack(times: int) -> None:
     """While the keeper starts. What stays is the loop's, and goes with the loop."""
     for at in itertools.count(1):
-        with ExitStack() as quiet:
-            quiet.enter_context(no_leaks())
-            runner = quiet.enter_context(Runners())
 
-            async def first(at: int = at) -> Any:
-                task = asyncio.create_task(
-                    interrupted(aioioth.Stack("null://").open(), at, times)  # type: ignore[arg-type]
-                )
-                (result,) = await asyncio.gather(task, return_exceptions=True)
-                return result
+        async def first(at: int = at) -> Any:
+            return await outcome(aioioth.Stack("null://").open(), at, times)
 
-            result = await asyncio.to_thread(runner, first)
+        with no_leaks():
+            result = await asyncio.to_thread(asyncio.run, first())
         if isinstance(result, NotReachedError):
             assert at > 1
             return
         assert isinstance(result, asyncio.CancelledError)
-
-
-class Runners:
-    """Runs coroutines in another thread, on a loop of their own."""
-
-    def __enter__(self) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
-        return self._run
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    @staticmethod
-    def _run(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        return asyncio.run(make())
 
 
 async def test_aclose(times: int) -> None:
@@ -234,7 +221,7 @@ async def test_serve_forever(times: int) -> None:
         server.close()
         for at in (1, 2, 3):
             async with nothing_stays():
-                task = asyncio.create_task(interrupted(serve_forever(), at, times))  # type: ignore[arg-type]
+                task = asyncio.create_task(interrupted(serve_forever(), at, times))
                 # The loops wait a different number of times before it is for ever.
                 done, _ = await asyncio.wait([task], timeout=0.2)
                 if not done:
@@ -256,8 +243,7 @@ async def test_addresses_and_routes(times: int) -> None:
 
         for at in itertools.count(1):
             with no_leaks():
-                task = asyncio.create_task(interrupted(configure(), at, times))  # type: ignore[arg-type]
-                (result,) = await asyncio.gather(task, return_exceptions=True)
+                result = await outcome(configure(), at, times)
                 if isinstance(result, NotReachedError):
                     assert at > 5
                     break
@@ -278,7 +264,7 @@ async def test_events(times: int) -> None:
             await anext(events)
 
         with no_leaks():
-            task = asyncio.create_task(interrupted(wait(), 1, times))  # type: ignore[arg-type]
+            task = asyncio.create_task(interrupted(wait(), 1, times))
             with pytest.raises(asyncio.CancelledError):
                 await task
         events.close()

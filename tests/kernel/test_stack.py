@@ -253,7 +253,7 @@ async def test_another_loop_is_refused(echo: Any) -> None:
                 stack.aclose,
             ):
                 with pytest.raises(errors.WrongLoopError, match="another event loop"):
-                    asyncio.run(use())  # type: ignore[no-untyped-call]
+                    asyncio.run(use())
 
         await asyncio.to_thread(elsewhere)
         assert stack in aioioth.stacks()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,10 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     fences: list[tuple[str, str]] = FENCE.findall(page.read_text())
     found = []
-    for (language, source), following in zip(fences, [*fences[1:], None], strict=True):
+    for (language, source), following in pairwise([*fences, ("", "")]):
         if mark := MARK.match(source):
             kind, name, needs = mark.groups()
-            prints = following[1] if following and following[0] == "text" else None
+            prints = following[1] if following[0] == "text" else None
             found.append(
                 Block(
                     page,
@@ -112,10 +113,11 @@ def put_beside(page: Path, folder: Path) -> None:
 
 def run(*arguments: str, folder: Path) -> str:
     """Run Python in ``folder``, quietly and with success; return what it prints."""
+    path = [os.fspath(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-W", "default", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.fspath(folder)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -153,8 +155,8 @@ def test_an_example_prints_what_the_page_says(block: Block, tmp_path: Path) -> N
 def test_a_test_on_a_page_passes(block: Block, tmp_path: Path) -> None:
     skip_if_missing(block)
     put_beside(block.page, tmp_path)
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", os.fspath(tmp_path)]
-    assert " passed" in run("-m", "pytest", *options, block.name, folder=tmp_path)
+    plain = ["-p", "no:cacheprovider", "-p", "no:asyncio", f"--rootdir={tmp_path}"]
+    assert " passed" in run("-m", "pytest", *plain, block.name, folder=tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
