@@ -10,7 +10,9 @@ Where things are:
 * `aioioth.netlink`: pyroute2 on a stack, on any event loop
 * `aioioth.switch`: a learning switch inside the process
 * `aioioth.errors`: every error, as a tree
-* `aioioth.abc`, `aioioth.vnl`, `aioioth.wire`: what plug-ins build on
+* `aioioth.abc`, `aioioth.vnl`, `aioioth.wire`: what plug-ins build on (and
+  `aioioth.wire.ethernet.summarize`, a line about a frame)
+* `aioioth.testing`: for your tests
 """
 
 from __future__ import annotations

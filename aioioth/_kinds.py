@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # nothing is said until an IPv6 address is asked for (see `Stack._configure`). Addresses
 # are ours to choose, so duplicate detection would only make every bind wait a second.
 _SYSCTLS = (
+    # Linux takes IPv4's settings over from the host (devconf_inherit_init_net).
+    "net/ipv4/ip_forward=0",
     "?net/ipv6/conf/default/addr_gen_mode=1",
     "?net/ipv6/conf/default/accept_ra=0",
     "?net/ipv6/conf/default/accept_dad=0",

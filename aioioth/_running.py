@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from aioioth.abc import Plug, Space, StackKind
     from aioioth.events import Event
     from aioioth.netlink import Netlink
+
+_log = logging.getLogger("aioioth")
 
 # A switch takes microseconds for what a send buffer holds.
 _DRAIN_SECONDS = 0.2
@@ -74,7 +77,7 @@ class Running:
             netlink = Netlink(space)
             undo.callback(netlink.close)
             if settings.interfaces and not isinstance(space, Namespace):
-                msg = f"{label} has the host's interfaces: leave out VNLs"
+                msg = f"{label}: its kind has interfaces of its own, leave out VNLs"
                 raise ConfigurationError(msg)
             running = cls(manager, space, netlink)
             for wanted, plug in zip(settings.interfaces, plugs, strict=True):
@@ -127,15 +130,19 @@ class Running:
             except MissingPrivilegeError as error:
                 if forced == "tap" or error.action != TUN:
                     raise
+                _log.info(
+                    "%s: a packet socket serves instead of a TAP: %s", name, error
+                )
         return await PacketDevice.make(self.space, name, self.netlink)
 
     async def _set_up(self, wanted: InterfaceSettings, plug: Plug) -> None:
         attributes: dict[str, object] = {"mtu": wanted.mtu_on(plug)}
         if wanted.mac is not None:
             attributes["address"] = wanted.mac
-        if wanted.ipv6:
+        await _iproute.set_link(self.netlink, wanted.name, **attributes)
+        if wanted.ipv6:  # after the MAC address, which it is made of
             await self.allow_link_local(wanted.name)
-        await _iproute.set_link(self.netlink, wanted.name, **attributes, state="up")
+        await _iproute.set_link(self.netlink, wanted.name, state="up")
 
     async def _address(self, settings: Settings) -> None:
         for name, address in settings.addresses:
@@ -145,6 +152,17 @@ class Running:
             await _iproute.change_route(
                 self.netlink, "add", everything, str(gateway.address), gateway.interface
             )
+
+    async def sysctl(self, name: str, value: str | int) -> None:
+        """Write a sysctl; see `Stack.sysctl`."""
+        if not isinstance(self.space, Namespace):
+            msg = "this kind of stack has no sysctls of its own"
+            raise ConfigurationError(msg)
+        path = name if "/" in name else name.replace(".", "/")
+        if not path.startswith("net/") or ".." in path or "\n" in f"{path}{value}":
+            msg = f"{name!r} is no sysctl of a stack: they begin with 'net.'"
+            raise ConfigurationError(msg)
+        await self.space.sysctl(path, value)
 
     async def allow_link_local(self, name: str) -> None:
         """Let an interface have its IPv6 link-local address; see `_kinds._SYSCTLS`."""

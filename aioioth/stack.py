@@ -350,6 +350,21 @@ class Stack:
         self.check_usable()
         await _iproute.change_route(self.netlink, "del", destination, via, dev)
 
+    async def sysctl(self, name: str, value: str | int) -> None:
+        """Do ``sysctl -w NAME=VALUE`` in the stack.
+
+        Args:
+            name: ``net.ipv4.ip_forward``; with slashes where an interface's name has a
+                dot: ``net/ipv4/conf/eth0.5/rp_filter``.
+            value: What to write.
+
+        Raises:
+            OSError: There is no such sysctl, or it does not take the value.
+            ConfigurationError: It is not one of a network stack.
+        """
+        self.check_usable()
+        await self._parts().sysctl(name, value)
+
     # Sockets
 
     def socket(

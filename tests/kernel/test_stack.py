@@ -108,9 +108,8 @@ async def test_through_a_gateway(device: str, echo: Any, ask: Any) -> None:
     ):
         await right.add_route("10.1.0.0/24", via="10.2.0.1")
         await right.add_route("fd01::/64", via="fd02::1", dev="vde0")
-        space = router._parts().space
-        await space.sysctl("net/ipv4/ip_forward", 1)  # type: ignore[attr-defined]
-        await space.sysctl("net/ipv6/conf/all/forwarding", 1)  # type: ignore[attr-defined]
+        await router.sysctl("net.ipv4.ip_forward", 1)
+        await router.sysctl("net/ipv6/conf/all/forwarding", 1)
         for host in "10.2.0.2", "fd02::2":
             async with await right.start_server(echo, host, 7):
                 assert await ask(left, host, b"far") == b"far"
@@ -176,6 +175,28 @@ async def test_addresses_and_routes_come_and_go() -> None:
             await stack.add_address("10.0.0.1/24", dev="nope")
         with pytest.raises(errors.ConfigurationError, match="no network"):
             await stack.add_route("10.0.0.1/8")
+
+
+async def test_one_link_local_address_made_of_the_mac(device: str) -> None:
+    async with aioioth.Stack(
+        "null://", ip="fd00::1/64", mac="02:00:00:00:00:05", device=device
+    ) as stack:
+        addresses = {
+            message.get("address")
+            async for message in await stack.netlink.get_addr(
+                family=socket.AF_INET6, index=stack.interfaces["vde0"].index
+            )
+        }
+        assert addresses == {"fd00::1", "fe80::ff:fe00:5"}
+
+
+async def test_sysctls() -> None:
+    async with aioioth.Stack() as stack:
+        with pytest.raises(FileNotFoundError, match="sysctl net/ipv4/nope=1"):
+            await stack.sysctl("net.ipv4.nope", 1)
+        for name in "kernel.hostname", "net/../kernel/hostname", "net.x\ny":
+            with pytest.raises(errors.ConfigurationError, match="no sysctl of a stack"):
+                await stack.sysctl(name, 1)
 
 
 async def test_strict_close_names_what_is_open(echo: Any) -> None:
