@@ -55,8 +55,8 @@ class Link:
     ) -> None:
         self.name = name
         self.device = device
-        self.sent = Counters()
-        self.received = Counters()
+        self.sent: Counters = Counters()
+        self.received: Counters = Counters()
         self._label = label
         self._transport = transport
         self._buffer = buffer

@@ -80,7 +80,7 @@ class BusyError(AioiothError, OSError):
     """
 
     def __init__(self, message: str, users: Sequence[str] = ()) -> None:
-        self.users = tuple(users)
+        self.users: tuple[str, ...] = tuple(users)
         listed = "".join(f"\n  {user}" for user in self.users)
         super().__init__(errno.EBUSY, f"{message}{':' if listed else ''}{listed}")
 
@@ -128,7 +128,7 @@ class UnknownPluginError(ConfigurationError):
     def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
         self.group = group
         self.name = name
-        self.known = tuple(known)
+        self.known: tuple[str, ...] = tuple(known)
         super().__init__(
             f"no {group!r} plug-in is named {name!r}; installed: "
             f"{', '.join(self.known) or 'none'}. "

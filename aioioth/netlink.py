@@ -13,8 +13,6 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-# Not `pyroute2`: that takes twice as long to import.
-from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 from typing_extensions import override
 
@@ -24,6 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from aioioth.abc import Space
+
+    class AsyncIPRoute:
+        """pyroute2 has no types: what we touch ourselves has, the rest is `Any`."""
+
+        local: Any
+        msg_queue: Any
+        request_proxy: Any
+        socket: Any
+        status: dict[str, Any]
+
+        def __init__(self, **options: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...  # noqa: ANN401
+        def close(self, code: int = errno.ECONNRESET) -> None: ...
+
+else:
+    # Not from `pyroute2`: that takes twice as long to import.
+    from pyroute2.iproute.linux import AsyncIPRoute
 
 __all__ = ["Netlink"]
 
@@ -44,7 +59,7 @@ _MESSAGE_BYTES = 1 << 16
 _BURST = 64
 
 
-class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
+class Netlink(AsyncIPRoute):
     """pyroute2's `AsyncIPRoute`, bound to one stack.
 
     All of pyroute2's rtnetlink calls work: ``await stack.netlink.link("set", ...)``,
@@ -70,7 +85,7 @@ class Netlink(AsyncIPRoute):  # type: ignore[misc]  # pyroute2 has no types
         # descriptor up for good. The kernel's count of what it dropped tells as well.
         sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         super().__init__(use_socket=sock, use_event_loop=asyncio.get_running_loop())
-        self.request_proxy = _Refusal()
+        self.request_proxy: Any = _Refusal()
         self._sock = sock
         self._sent = 0
 
