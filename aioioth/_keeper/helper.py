@@ -138,9 +138,9 @@ class Keeper:
     def _new_network_namespace() -> int:
         try:
             unshare(CLONE_NEWNET)
+            return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise StepError(error, "network namespace") from None
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def serve(self, channel: socket.socket) -> None:
         """Answer requests until the other end of ``channel`` is closed."""
@@ -176,9 +176,12 @@ class Keeper:
         try:
             socket.send_fds(channel, [reply], made)
         finally:
+            # After the reply: whoever waits for it need not wait for this.
             for descriptor in made:
                 if descriptor != self.user_namespace:
                     os.close(descriptor)
+            if self.failure is None:
+                setns(self.home, CLONE_NEWNET)
 
     def _check(self, version: int) -> None:
         if version != messages.VERSION:
@@ -197,23 +200,20 @@ class Keeper:
     def _perform(self, operation: int, body: bytes, received: list[int]) -> list[int]:
         if operation == messages.USER_NAMESPACE:
             return [] if self.user_namespace is None else [self.user_namespace]
+        if operation == messages.NETWORK_NAMESPACE:
+            return [self._stack_namespace(body)]
         try:
-            if operation == messages.NETWORK_NAMESPACE:
-                return [self._stack_namespace(body)]
-            try:
-                setns(received[0], CLONE_NEWNET)
-            except OSError as error:
-                raise StepError(error, "entering a network namespace") from None
-            if operation == messages.SOCKET:
-                return [self._socket(body)]
-            if operation == messages.TAP:
-                return [self._tap(body)]
-            if operation == messages.SYSCTL:
-                self._sysctl(body)
-                return []
-            raise StepError(OSError(errno.ENOSYS, ""), f"operation {operation}")
-        finally:
-            setns(self.home, CLONE_NEWNET)
+            setns(received[0], CLONE_NEWNET)
+        except OSError as error:
+            raise StepError(error, "entering a network namespace") from None
+        if operation == messages.SOCKET:
+            return [self._socket(body)]
+        if operation == messages.TAP:
+            return [self._tap(body)]
+        if operation == messages.SYSCTL:
+            self._sysctl(body)
+            return []
+        raise StepError(OSError(errno.ENOSYS, ""), f"operation {operation}")
 
     def _stack_namespace(self, body: bytes) -> int:
         namespace = self._new_network_namespace()
