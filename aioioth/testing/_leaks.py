@@ -54,16 +54,17 @@ def no_leaks() -> Generator[None]:
     Raises:
         AssertionError: Something was left behind; the message lists it.
     """
-    before = _look()
+    before = look()
     yield
     deadline = time.monotonic() + _GRACE_SECONDS
-    while left := _look().more_than(before):
+    while left := look().more_than(before):
         if time.monotonic() > deadline:
             raise AssertionError("left behind:\n  " + "\n  ".join(left))
         time.sleep(0.01)
 
 
-def _look() -> _Belongings:
+def look() -> _Belongings:
+    """Return what this process holds now."""
     processes = _descendants()
     return _Belongings(
         descriptor=Counter(_descriptors()),

@@ -12,6 +12,7 @@ import pytest
 
 import aioioth
 from aioioth import errors
+from aioioth.testing import cancel_everywhere
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,21 @@ async def test_a_port_that_does_not_exist(vde_switch: VdeSwitch) -> None:
         await aioioth.Stack(f"{vde_switch.vnl}[port=77]").open()
     assert files(vde_switch.directory) == {"ctl"}
     assert vde_switch.ports() == {}
+
+
+@pytest.mark.parametrize("options", ["", "[mode=0660]"], ids=["abstract", "path"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_cancelled_at_each_await(
+    vde_switch: VdeSwitch, options: str, times: int
+) -> None:
+    async def life() -> None:
+        async with aioioth.Stack(vde_switch.vnl + options, ip=OURS):
+            await asyncio.sleep(0)
+
+    async with aioioth.Stack():  # the keeper and the manager are there to stay
+        assert await cancel_everywhere(life, times=times) > 5
+        assert files(vde_switch.directory) == {"ctl"}
+    await vde_switch.until_ports(set())
 
 
 async def test_mode_and_group(vde_switch: VdeSwitch, echo: Any, ask: Any) -> None:

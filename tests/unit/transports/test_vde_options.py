@@ -103,12 +103,12 @@ async def a_switch(
 ) -> AsyncIterator[Switch]:
     switch = Switch(directory, data_name, answer)
     server = await asyncio.start_unix_server(switch.serve, directory / control)
-    try:
-        async with server:
+    async with server:
+        try:
             yield switch
-    finally:
-        switch.close()
-        await asyncio.sleep(0)
+        finally:
+            switch.close()  # first: since Python 3.12 the server waits for it
+            await asyncio.sleep(0)
 
 
 def kind_of(request: bytes) -> int:
