@@ -66,7 +66,6 @@ class Link:
         self._pumps: tuple[Pump, ...] = ()
         self._undo = ExitStack()
         self._reattaching: asyncio.Task[None] | None = None
-        self._closed = False
         self._attach(plug)
         forget_in_children(self)
 
@@ -86,7 +85,6 @@ class Link:
 
     def close(self) -> None:
         """Leave the network and give the interface up. Idempotent, never raises."""
-        self._closed = True
         if self._reattaching is not None and not self._loop.is_closed():
             self._reattaching.cancel()
         self._undo.close()
@@ -94,7 +92,6 @@ class Link:
 
     def forget_in_child(self) -> None:
         """Close our copies after a fork; the loop's epoll set is the parent's too."""
-        self._closed = True
         self._undo.pop_all()
         if self._plug is not None:
             self._plug.close()

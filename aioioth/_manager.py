@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import sys
 import threading
 import warnings
@@ -147,6 +148,7 @@ def stacks() -> tuple[Stack, ...]:
     return () if manager is None else manager.stacks
 
 
+@atexit.register
 def _close_orphans() -> None:
     """Close what loops have left that were closed without `shutdown_asyncgens`."""
     with _managers_lock:

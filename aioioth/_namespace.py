@@ -94,7 +94,8 @@ class Namespace:
         """Write a sysctl of the namespace.
 
         Args:
-            name: Path below ``/proc/sys``: ``net/ipv4/ip_forward``.
+            name: Path below ``/proc/sys``: ``net/ipv4/ip_forward``; with ``?`` in
+                front, one that the kernel may lack.
             value: What to write.
 
         Raises:

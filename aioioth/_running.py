@@ -167,4 +167,5 @@ class Running:
     async def allow_link_local(self, name: str) -> None:
         """Let an interface have its IPv6 link-local address; see `_kinds._SYSCTLS`."""
         if isinstance(self.space, Namespace):
-            await self.space.sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", 0)
+            # A kernel without IPv6 says so when it is given the address.
+            await self.space.sysctl(f"?net/ipv6/conf/{name}/addr_gen_mode", 0)
