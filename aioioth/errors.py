@@ -139,6 +139,14 @@ class UnknownPluginError(ConfigurationError):
 class UnknownSchemeError(UnknownPluginError):
     """A VNL begins with a scheme that no installed transport serves."""
 
+    def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(group, name, known)
+        schemes = ", ".join(f"{scheme}://" for scheme in self.known) or "none"
+        self.args = (
+            f"no transport serves {name}://; known are {schemes}. Check the spelling, "
+            f"or install the distribution that provides it.",
+        )
+
 
 class MissingPrivilegeError(AioiothError, PermissionError):
     """The kernel refused something that a stack needs.

@@ -102,7 +102,7 @@ def test_unknown_plugin() -> None:
     error = errors.UnknownSchemeError("aioioth.transports", "tor", ["null", "vde"])
     assert (error.group, error.name) == ("aioioth.transports", "tor")
     assert error.known == ("null", "vde")
-    assert "is named 'tor'; installed: null, vde. Check the spelling" in str(error)
+    assert "no transport serves tor://; known are null://, vde://. Check" in str(error)
     nothing = errors.UnknownPluginError("aioioth.stacks", "lwip", [])
     assert "installed: none." in str(nothing)
 
