@@ -201,7 +201,7 @@ async def _addresses(  # noqa: PLR0917  (as getaddrinfo)
     proto: int,
     flags: int,
 ) -> list[AddressInfo]:
-    infos = await stack.resolve(
+    infos = await stack.getaddrinfo(
         host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
     )
     if not infos:

@@ -25,6 +25,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -130,22 +132,22 @@ class UnknownPluginError(ConfigurationError):
         self.name = name
         self.known: tuple[str, ...] = tuple(known)
         super().__init__(
-            f"no {group!r} plug-in is named {name!r}; installed: "
-            f"{', '.join(self.known) or 'none'}. "
+            f"{self._sentence()}. "
             f"Check the spelling, or install the distribution that provides it."
         )
+
+    def _sentence(self) -> str:
+        known = ", ".join(self.known) or "none"
+        return f"no {self.group!r} plug-in is named {self.name!r}; installed: {known}"
 
 
 class UnknownSchemeError(UnknownPluginError):
     """A VNL begins with a scheme that no installed transport serves."""
 
-    def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
-        super().__init__(group, name, known)
-        schemes = ", ".join(f"{scheme}://" for scheme in self.known) or "none"
-        self.args = (
-            f"no transport serves {name}://; known are {schemes}. Check the spelling, "
-            f"or install the distribution that provides it.",
-        )
+    @override
+    def _sentence(self) -> str:
+        known = ", ".join(f"{scheme}://" for scheme in self.known) or "none"
+        return f"no transport serves {self.name}://; known are {known}"
 
 
 class MissingPrivilegeError(AioiothError, PermissionError):

@@ -388,7 +388,7 @@ class Stack:
         """
         return self._parts().space.socket(family, type, proto)
 
-    async def resolve(
+    async def getaddrinfo(
         self,
         host: str | bytes | None,
         port: int | str | None,
@@ -398,7 +398,9 @@ class Stack:
         proto: int = 0,
         flags: int = 0,
     ) -> list[_names.AddressInfo]:
-        """Return socket addresses; literal ones and ``localhost`` so far.
+        """Return socket addresses, as the loop's `getaddrinfo` does.
+
+        The host's resolver is never asked: literal addresses and ``localhost`` so far.
 
         Raises:
             socket.gaierror: The host is a name, or the service is unknown.

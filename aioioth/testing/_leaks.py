@@ -1,6 +1,6 @@
 """Did a piece of code give back all that it took?
 
-Source: proc(5): /proc/self/fd, /proc/PID/stat, /proc/PID/ns, /proc/net/unix.
+Source: proc(5): /proc/self/fd, /proc/PID/stat, /proc/PID/ns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class _Belongings:
     descriptor: Counter[str]
     process: Counter[str]
     namespace: Counter[str]
-    socket: Counter[str]
     file: Counter[str]
     task: Counter[str]
 
@@ -47,9 +46,9 @@ def no_leaks() -> Generator[None]:
     """Fail if the block leaves anything behind that was not there before.
 
     Looked at are this process's descriptors, child processes and their children, the
-    network namespaces that any of them is in, named UNIX sockets of the network
-    namespace, our VDE sockets in the temporary directory, and the running loop's
-    tasks. What goes away by itself within two seconds is no leak.
+    network namespaces that any of them is in, our VDE sockets in the temporary
+    directory, and the running loop's tasks. What goes away by itself within two
+    seconds is no leak.
 
     Raises:
         AssertionError: Something was left behind; the message lists it.
@@ -70,7 +69,6 @@ def look() -> _Belongings:
         descriptor=Counter(_descriptors()),
         process=Counter(processes.values()),
         namespace=Counter(_namespaces([os.getpid(), *processes])),
-        socket=Counter(_named_sockets()),
         file=Counter(_files()),
         task=Counter(_tasks()),
     )
@@ -116,11 +114,6 @@ def _namespaces(pids: list[int]) -> set[str]:
         except OSError:
             continue  # ended meanwhile, or not ours to see
     return found
-
-
-def _named_sockets() -> list[str]:
-    lines = Path("/proc/self/net/unix").read_text().splitlines()[1:]
-    return [line.split(maxsplit=7)[7] for line in lines if len(line.split()) > 7]
 
 
 def _files() -> list[str]:
