@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,10 @@ _HELPER = str(Path(__file__).with_name("helper.py"))
 # A keeper answers in microseconds. Only one that was stopped (SIGSTOP) or starved takes
 # seconds; then an error is better than a program that hangs.
 _PATIENCE_SECONDS = 10
+
+# A socket takes some 270 requests before its buffer is full.
+_REQUESTS_UNDER_WAY = 64
+
 _TIMEVAL = struct.pack("@ll", _PATIENCE_SECONDS, 0)
 
 
@@ -172,16 +177,19 @@ class Keeper:
         with self._lock:
             ours, theirs = _pair()
             request = messages.pack_request(messages.CHANNEL, 0)
-            with theirs:
-                try:
-                    process = self._running()
-                    socket.send_fds(process.sock, [request], [theirs.fileno()])
-                except OSError as error:
-                    ours.close()
-                    self._drop_process()
-                    reason = f"died at once ({error})"
-                    raise KeeperError(reason) from error
-            return ours, process
+            with ExitStack() as undo:
+                undo.callback(ours.close)
+                with theirs:
+                    for _ in range(2):  # the first one may be dead for a while
+                        process = self._running()
+                        try:
+                            socket.send_fds(process.sock, [request], [theirs.fileno()])
+                        except (BrokenPipeError, ConnectionResetError):
+                            self._drop_process()
+                            continue
+                        undo.pop_all()
+                        return ours, process
+        raise KeeperError(_DIES)
 
     @property
     def remembers(self) -> bool:
@@ -215,18 +223,12 @@ class Keeper:
             KeeperError: The keeper cannot be started, or does not answer.
         """
         with self._lock:
-            try:
-                return self._ask_once(operation, body, sent, wanted)
-            except _GoneError:
-                self._drop_process()
-            try:
-                return self._ask_once(operation, body, sent, wanted)
-            except _GoneError:
-                self._drop_process()
-                reason = (
-                    "dies whenever it is asked; see what it wrote to standard error"
-                )
-            raise KeeperError(reason) from None
+            for _ in range(2):  # the first one may be dead for a while
+                try:
+                    return self._ask_once(operation, body, sent, wanted)
+                except _GoneError:
+                    self._drop_process()
+        raise KeeperError(_DIES)
 
     def _ask_once(
         self, operation: int, body: bytes, sent: Sequence[int], wanted: int
@@ -289,6 +291,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._sequence = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[list[int]], int]] = {}
+        self._slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._sock: socket.socket | None = None
         self._process: _Process | None = None
 
@@ -300,9 +303,10 @@ class Channel:
         Cancellation:
             Safe. Descriptors that arrive later are closed on arrival.
         """
-        for _ in range(2):
-            with contextlib.suppress(_GoneError):
-                return await self._ask_once(operation, body, sent, wanted)
+        async with self._slots:
+            for _ in range(2):  # the first one may be dead for a while
+                with contextlib.suppress(_GoneError):
+                    return await self._ask_once(operation, body, sent, wanted)
         raise KeeperError(_DIES)
 
     async def _ask_once(
