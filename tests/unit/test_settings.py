@@ -346,7 +346,8 @@ def test_an_unknown_scheme_names_the_known(vnl: str) -> None:
         aioioth.Stack(vnl)
     assert caught.value.known == tuple(sorted(caught.value.known))
     assert {"memory", "null", "vde"} <= set(caught.value.known)
-    assert f"installed: {', '.join(caught.value.known)}" in str(caught.value)
+    schemes = ", ".join(f"{scheme}://" for scheme in caught.value.known)
+    assert f"known are {schemes}. Check the spelling" in str(caught.value)
 
 
 def test_an_unknown_kind_names_the_known() -> None:
@@ -355,7 +356,8 @@ def test_an_unknown_kind_names_the_known() -> None:
     assert not isinstance(caught.value, UnknownSchemeError)
     assert caught.value.name == "lwip"
     assert {"kernel", "netns", "vdestack"} <= set(caught.value.known)
-    assert f"installed: {', '.join(caught.value.known)}" in str(caught.value)
+    schemes = ", ".join(f"{scheme}://" for scheme in caught.value.known)
+    assert f"known are {schemes}. Check the spelling" in str(caught.value)
 
 
 @pytest.mark.parametrize("device", ["tun", "", "TAP", 1])
