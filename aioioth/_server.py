@@ -12,18 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class ServerGroup(asyncio.AbstractServer):
+class ServerGroup(asyncio.Server):
     """Does what `asyncio.Server` does, for servers that the loop made one by one.
 
     The loops take one ready socket for each server (``sock=``), and have no way to give
-    a server several.
+    a server several. It is an `asyncio.Server` by its face only, so that programs which
+    ask for one are content: nothing of that class's own is used.
     """
 
     def __init__(self, servers: Sequence[Any]) -> None:
+        # Not super().__init__(): there is nothing to set up, all of it is overridden.
         self._servers = tuple(servers)
         self._forever: asyncio.Future[None] | None = None
 
     @property
+    @override
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets; empty when closed."""
         return tuple(sock for server in self._servers for sock in server.sockets)

@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiohappyeyeballs
 
@@ -118,7 +118,7 @@ async def create_server(  # noqa: PLR0913  (as the loop's)
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     start_serving: bool = True,
-) -> asyncio.AbstractServer:
+) -> asyncio.Server:
     """Listen on ``stack``; see `asyncio.loop.create_server`.
 
     Returns:
@@ -168,11 +168,11 @@ async def create_server(  # noqa: PLR0913  (as the loop's)
             )
             undo.callback(server.close)
             servers.append(server)
-        together = servers[0] if len(servers) == 1 else ServerGroup(servers)
+        together: Any = servers[0] if len(servers) == 1 else ServerGroup(servers)
         if start_serving:
             await together.start_serving()
         undo.pop_all()
-    return together
+    return cast("asyncio.Server", together)  # uvloop's is one by its face, too
 
 
 def _check_ssl_arguments(

@@ -440,7 +440,7 @@ class Stack:
         *,
         limit: int = streams.LIMIT,
         **kwds: Any,
-    ) -> asyncio.AbstractServer:
+    ) -> asyncio.Server:
         """Serve on this stack; see `aioioth.start_server`."""
         return await streams.start_server(
             client_connected_cb, host, port, stack=self, limit=limit, **kwds
@@ -464,6 +464,6 @@ class Stack:
         host: str | Sequence[str] | None = None,
         port: int | str | None = None,
         **kwds: Any,
-    ) -> asyncio.AbstractServer:
+    ) -> asyncio.Server:
         """Serve on this stack; see `asyncio.loop.create_server`."""
         return await endpoints.create_server(self, protocol_factory, host, port, **kwds)

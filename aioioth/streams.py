@@ -61,7 +61,7 @@ async def start_server(
     stack: Stack | None = None,
     limit: int = LIMIT,
     **kwds: Any,
-) -> asyncio.AbstractServer:
+) -> asyncio.Server:
     """Call ``client_connected_cb`` for each connection; see `asyncio.start_server`.
 
     Args:

@@ -15,7 +15,7 @@ import aioioth
 COLOURS = ("red", "blue")
 
 
-async def serve(stack: aioioth.Stack, colour: str) -> asyncio.AbstractServer:
+async def serve(stack: aioioth.Stack, colour: str) -> asyncio.Server:
     """Tell whoever connects which network this is."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

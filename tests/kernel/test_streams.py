@@ -82,6 +82,8 @@ async def test_where_a_server_listens(calls: Calls, host: Any, expected: Any) ->
     async with await calls.start_server(hello, host, 7007) as server:
         listening = [(s.getsockname()[0], s.family) for s in server.sockets]
         assert sorted(listening) == sorted(expected)
+        if calls.stack is None or len(expected) > 1:  # not so uvloop's own
+            assert isinstance(server, asyncio.Server)
         assert server.is_serving()
         assert server.get_loop() is asyncio.get_running_loop()
         for address, _ in listening:
@@ -286,7 +288,7 @@ async def test_keep_alive() -> None:
         aioioth.Stack() as stack,
         await stack.start_server(hello, "127.0.0.1", 7007, keep_alive=True) as server,
     ):
-        sock = server.sockets[0]  # type: ignore[attr-defined]
+        sock = server.sockets[0]
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 

@@ -41,17 +41,17 @@ async def streams(stack: aioioth.Stack) -> None:
     assert_type(await stack.open_connection("10.0.0.1", 7, limit=100), Streams)
     assert_type(
         await aioioth.start_server(answer, "10.0.0.1", 7, stack=stack),
-        asyncio.AbstractServer,
+        asyncio.Server,
     )
     assert_type(
         await stack.start_server(answer, ["10.0.0.1", "fd00::1"], 7),
-        asyncio.AbstractServer,
+        asyncio.Server,
     )
     assert_type(
         await stack.create_connection(Silent, "10.0.0.1", 7),
         tuple[asyncio.Transport, Silent],
     )
-    assert_type(await stack.create_server(Silent, None, 7), asyncio.AbstractServer)
+    assert_type(await stack.create_server(Silent, None, 7), asyncio.Server)
 
 
 async def stacks(stack: aioioth.Stack) -> None:
