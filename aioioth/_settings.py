@@ -134,11 +134,9 @@ class Settings:
             for text in _listed(texts)
         )
         with_ipv6 = {name for name, address in addresses if address.version == 6}
-        if isinstance(mtu, Mapping) or mtu is None:
-            mtus = _by_interface("mtu", mtu, names)
-        else:
-            # One for all, as users mean it.
-            mtus = dict.fromkeys(_by_interface("mtu", mtu, names) and names, mtu)
+        mtus = _by_interface("mtu", mtu, names)
+        if mtus and not isinstance(mtu, Mapping):
+            mtus = dict.fromkeys(names, mtu)  # one for all, as users mean it
         macs = _by_interface("mac", mac, names)
         interfaces = tuple(
             InterfaceSettings(
