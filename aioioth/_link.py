@@ -7,11 +7,13 @@ import itertools
 import logging
 import random
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aioioth._fork import forget_in_children
 from aioioth._linux.sockets import unsent
 from aioioth._pump import DEVICE_DROPS, PLUG_DROPS, Counters, Pump
+from aioioth.abc import CountsDrops
 from aioioth.events import CarrierDown, CarrierUp
 
 if TYPE_CHECKING:
@@ -68,6 +70,12 @@ class Link:
         self._reattaching: asyncio.Task[None] | None = None
         self._attach(plug)
         forget_in_children(self)
+
+    def stats(self) -> tuple[Counters, Counters]:
+        """Return what was sent and received so far, as it is now."""
+        received = replace(self.received, drops=dict(self.received.drops))
+        _add_drops(received, self._plug)
+        return replace(self.sent, drops=dict(self.sent.drops)), received
 
     @property
     def attached(self) -> bool:
@@ -129,6 +137,7 @@ class Link:
             pump.start()
 
     def _detached(self) -> None:
+        _add_drops(self.received, self._plug)
         self._plug, self._pumps = None, ()
 
     def _remove_reader(self, descriptor: int) -> None:
@@ -178,3 +187,10 @@ class Link:
             self.device.set_carrier(on=on)
         except OSError as error:  # the interface was deleted meanwhile
             _log.warning("%s: carrier of %s: %s", self._label, self.name, error)
+
+
+def _add_drops(received: Counters, plug: object) -> None:
+    """Add what the network says that it lost on the way to us."""
+    if isinstance(plug, CountsDrops):
+        for cause, count in plug.drops.items():
+            received.drops[cause] = received.drops.get(cause, 0) + count

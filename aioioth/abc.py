@@ -14,7 +14,7 @@ Plug-ins may import this module, `aioioth.errors`, `aioioth.vnl`, `aioioth.switc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["FrameTransport", "Plug", "Space", "StackKind", "TransportFactory"]
+__all__ = [
+    "CountsDrops",
+    "FrameTransport",
+    "Plug",
+    "Space",
+    "StackKind",
+    "TransportFactory",
+]
 
 
 @runtime_checkable
@@ -84,6 +91,16 @@ class Plug(Protocol):
 
         Also called in a forked child, for its copies of the descriptors.
         """
+        ...
+
+
+@runtime_checkable
+class CountsDrops(Protocol):
+    """What a plug has besides, if it knows what its network lost on the way to us."""
+
+    @property
+    def drops(self) -> Mapping[str, int]:
+        """Frames lost, by cause, since the plug was opened."""
         ...
 
 

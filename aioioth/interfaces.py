@@ -26,7 +26,8 @@ class InterfaceStats:
 
     Attributes:
         sent: From the stack to the network.
-        received: From the network to the stack.
+        received: From the network to the stack; its drops include those that the
+            network itself counted, such as a full queue at a switch's port.
     """
 
     sent: Counters
@@ -74,8 +75,8 @@ class Interface:
 
     @property
     def stats(self) -> InterfaceStats:
-        """What went through it. The counters go on counting while you hold them."""
-        return InterfaceStats(self._link.sent, self._link.received)
+        """What went through it until now."""
+        return InterfaceStats(*self._link.stats())
 
     @override
     def __repr__(self) -> str:

@@ -137,7 +137,8 @@ class SwitchPort:
 
     Attributes:
         label: Who is plugged in.
-        drops: Frames lost on their way out of this port, by cause.
+        drops: Frames lost on their way out of this port, by cause; they show in the
+            `stats` of the stack that is plugged in.
     """
 
     mtu = _MTU

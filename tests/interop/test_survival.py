@@ -92,14 +92,13 @@ async def test_the_switch_stops_reading_for_a_while(
     vde_switch: VdeSwitch, device: str, echo: Any, ask: Any
 ) -> None:
     async with two_stacks(vde_switch.vnl, device, echo) as (client, _):
-        sent = client.stats()["vde0"].sent
         # ARP is done when this is.
         assert await ask(client, "10.0.0.1", 7, "before") == "before"
         vde_switch.signal(signal.SIGSTOP)
         with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as load:
             load.connect(("10.0.0.1", 9))
             async with asyncio.timeout(PATIENCE):
-                while not sent.pauses:
+                while not client.stats()["vde0"].sent.pauses:
                     with contextlib.suppress(BlockingIOError):
                         load.send(bytes(1400))
                     await asyncio.sleep(0)

@@ -131,6 +131,16 @@ async def test_a_switch_as_network(device: str, echo: Any, ask: Any) -> None:
     assert switch.ports == ()
 
 
+async def test_what_the_switch_lost_is_counted(device: str) -> None:
+    switch = aioioth.Switch()
+    flood = await switch.open("flood")
+    async with aioioth.Stack(switch, ip="10.0.0.1/24", device=device) as stack:
+        for _ in range(3000):  # with no turn of the loop in between
+            flood.send(b"\xff" * 6 + b"\x02" + bytes(53))
+        assert stack.stats()["vde0"].received.drops == {"queue full": 3000 - 2048}
+    flood.close()
+
+
 async def test_link_local_addresses(device: str, echo: Any, ask: Any) -> None:
     """An interface has one as soon as it has any IPv6 address, and not before."""
     async with (
