@@ -67,6 +67,25 @@ async def change_address(
         await netlink.addr(command, **attributes)
 
 
+async def add_link_local(netlink: Netlink, dev: str) -> None:
+    """Give an interface the IPv6 link-local address that its MAC address makes.
+
+    The kernel would do that itself (addr_gen_mode), but a moment later, and the address
+    cannot be bound to before.
+
+    Raises:
+        NetlinkError: The kernel refused.
+
+    Source:
+        RFC 4291 appendix A (modified EUI-64).
+    """
+    mac = bytes.fromhex(netdevice.interface_mac(netlink.fileno(), dev).replace(":", ""))
+    host = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    prefix = bytes.fromhex("fe80") + bytes(6)
+    address = ipaddress.IPv6Interface((prefix + host, 64))
+    await change_address(netlink, "replace", address, dev)
+
+
 async def change_route(
     netlink: Netlink, command: str, destination: str, via: str | None, dev: str | None
 ) -> None:

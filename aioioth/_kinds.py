@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from aioioth._namespace import Namespace
 
 # With hundreds of stacks on one network, what IPv6 says by itself drowns the network:
-# nothing is said until an IPv6 address is asked for (see `Stack._configure`). Addresses
-# are ours to choose, so duplicate detection would only make every bind wait a second.
+# nothing is said until an IPv6 address is asked for. Addresses are ours to choose, so
+# that looking for duplicates would only make every bind wait a second.
 _SYSCTLS = (
     # Linux takes IPv4's settings over from the host (devconf_inherit_init_net).
     "net/ipv4/ip_forward=0",

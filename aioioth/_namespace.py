@@ -94,8 +94,7 @@ class Namespace:
         """Write a sysctl of the namespace.
 
         Args:
-            name: Path below ``/proc/sys``: ``net/ipv4/ip_forward``; with ``?`` in
-                front, one that the kernel may lack.
+            name: Path below ``/proc/sys``: ``net/ipv4/ip_forward``.
             value: What to write.
 
         Raises:

@@ -139,10 +139,9 @@ class Running:
         attributes: dict[str, object] = {"mtu": wanted.mtu_on(plug)}
         if wanted.mac is not None:
             attributes["address"] = wanted.mac
-        await _iproute.set_link(self.netlink, wanted.name, **attributes)
-        if wanted.ipv6:  # after the MAC address, which it is made of
-            await self.allow_link_local(wanted.name)
-        await _iproute.set_link(self.netlink, wanted.name, state="up")
+        await _iproute.set_link(self.netlink, wanted.name, **attributes, state="up")
+        if wanted.ipv6:
+            await _iproute.add_link_local(self.netlink, wanted.name)
 
     async def _address(self, settings: Settings) -> None:
         for name, address in settings.addresses:
@@ -163,9 +162,3 @@ class Running:
             msg = f"{name!r} is no sysctl of a stack: they begin with 'net.'"
             raise ConfigurationError(msg)
         await self.space.sysctl(path, value)
-
-    async def allow_link_local(self, name: str) -> None:
-        """Let an interface have its IPv6 link-local address; see `_kinds._SYSCTLS`."""
-        if isinstance(self.space, Namespace):
-            # A kernel without IPv6 says so when it is given the address.
-            await self.space.sysctl(f"?net/ipv6/conf/{name}/addr_gen_mode", 0)

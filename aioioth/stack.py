@@ -308,7 +308,7 @@ class Stack:
         self.check_usable()
         parsed = parse_ip(address)
         if parsed.version == 6 and dev in self.interfaces:
-            await self._parts().allow_link_local(dev)
+            await _iproute.add_link_local(self.netlink, dev)
         await _iproute.change_address(self.netlink, "add", parsed, dev)
 
     async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
