@@ -69,6 +69,9 @@ async def test_killed_while_it_makes_a_namespace() -> None:
     async with aioioth.Stack():
         first = keeper_pid()
         os.kill(first, signal.SIGSTOP)
+        async with asyncio.timeout(10):
+            while "State:\tT" not in Path(f"/proc/{first}/status").read_text():
+                await asyncio.sleep(0.001)
         opening = asyncio.create_task(aioioth.Stack().open())
         done, _ = await asyncio.wait([opening], timeout=0.2)
         assert not done
