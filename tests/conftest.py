@@ -1,4 +1,4 @@
-"""The loop matrix, the leak check around every test, and the devices to test with."""
+"""The loop matrix, the leak check around every test, devices, an echo server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import uvloop
 from aioioth.testing import no_leaks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 # libuv opens one pipe per process, for signals; open it before leaks are counted.
 uvloop.new_event_loop().close()
@@ -67,3 +69,17 @@ def device(request: pytest.FixtureRequest) -> str:
 def tap_opens() -> bool:
     """Whether this user may open /dev/net/tun."""
     return _tap_refusal() is None
+
+
+@pytest.fixture
+def echo() -> Serve:
+    """A callback for start_server that sends back what comes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    return serve

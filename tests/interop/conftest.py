@@ -393,22 +393,6 @@ def _need_tap(who: str, *, tap_opens: bool) -> None:
 
 
 @pytest.fixture
-def echo() -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """Handler for a server that says what it hears."""
-
-    async def handler(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-
-    return handler
-
-
-@pytest.fixture
 def ask() -> Callable[[Stack, str, int, str], Awaitable[str]]:
     """Client that says something and returns the answer, to its end."""
 

@@ -1,4 +1,4 @@
-"""An echo server and a client, for whoever needs traffic."""
+"""A client for the echo server, and which tests asyncio's own calls get."""
 
 from __future__ import annotations
 
@@ -13,21 +13,6 @@ if TYPE_CHECKING:
     import aioioth
 
     Ask = Callable[[aioioth.Stack, str, bytes], Awaitable[bytes]]
-    Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@pytest.fixture
-def echo() -> Serve:
-    """A callback for start_server that sends back what comes."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-
-    return serve
 
 
 @pytest.fixture

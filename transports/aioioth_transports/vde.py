@@ -146,8 +146,15 @@ class VdeTransport:
                 return directory
         tried = " or ".join(map(str, candidates))
         start = f"vde_switch -d -s {candidates[-1]} -p {candidates[-1]}.pid"
-        if self._directory is not None and self._directory.exists():
-            reason = f"{self._directory} is not the directory of a VDE switch"
+        try:
+            candidates[-1].stat()
+        except PermissionError as error:
+            reason = f"you may not look into {candidates[-1].parent}"
+            raise self._broken(error, reason) from error
+        except OSError:
+            pass  # it is not there, as said below
+        else:
+            reason = f"{candidates[-1]} is not the directory of a VDE switch"
             raise BrokenTransportError(self._vnl, reason, errno=errno.ENOTDIR)
         reason = f"there is no VDE switch at {tried}. Start one: {start}"
         raise BrokenTransportError(self._vnl, reason, errno=errno.ENOENT)

@@ -389,3 +389,12 @@ async def test_the_control_socket_tells_when_the_switch_ends(directory: Path) ->
         with pytest.raises(ConnectionRefusedError):
             plug.send(FRAME)
         plug.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+async def test_a_directory_that_is_not_ours_to_see(directory: Path) -> None:
+    locked = directory / "locked"
+    locked.mkdir(mode=0)
+    with pytest.raises(BrokenTransportError, match="you may not look into") as it:
+        await VdeTransport(f"{locked}/sw").open("me")
+    assert it.value.errno == errno.EACCES
