@@ -397,4 +397,5 @@ async def test_a_directory_that_is_not_ours_to_see(directory: Path) -> None:
     locked.mkdir(mode=0)
     with pytest.raises(BrokenTransportError, match="you may not look into") as it:
         await VdeTransport(f"{locked}/sw").open("me")
+    locked.chmod(0o700)  # so that it can be removed
     assert it.value.errno == errno.EACCES
