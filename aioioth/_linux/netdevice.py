@@ -10,6 +10,7 @@ import errno
 import fcntl
 import struct
 
+SIOCGIFNAME = 0x8910
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 SIOCGIFMTU = 0x8921
@@ -18,6 +19,7 @@ SIOCGIFINDEX = 0x8933
 SIOCETHTOOL = 0x8946
 
 IFF_UP = 0x1
+IFF_RUNNING = 0x40
 
 ETHTOOL_STXCSUM = 0x17
 ETHTOOL_STSO = 0x1F
@@ -39,6 +41,17 @@ def interface_index(sock: int, name: str) -> int:
     answer = fcntl.ioctl(sock, SIOCGIFINDEX, _IFREQ_INT.pack(name.encode(), 0))
     index: int = _IFREQ_INT.unpack(answer)[1]
     return index
+
+
+def interface_name(sock: int, index: int) -> str:
+    """Return the name of the interface with ``index``.
+
+    Raises:
+        OSError: There is no such interface (ENODEV).
+    """
+    answer = fcntl.ioctl(sock, SIOCGIFNAME, _IFREQ_INT.pack(b"", index))
+    name: bytes = _IFREQ_INT.unpack(answer)[0]
+    return name.rstrip(b"\0").decode()
 
 
 def interface_mtu(sock: int, name: str) -> int:
@@ -74,6 +87,16 @@ def set_interface_up(sock: int, name: str, *, up: bool) -> None:
     flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
     flags = flags | IFF_UP if up else flags & ~IFF_UP
     fcntl.ioctl(sock, SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), flags))
+
+
+def interface_running(sock: int, name: str) -> bool:
+    """Tell whether interface ``name`` is up and has a carrier.
+
+    Raises:
+        OSError: There is no such interface (ENODEV).
+    """
+    answer = fcntl.ioctl(sock, SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), 0))
+    return bool(_IFREQ_FLAGS.unpack(answer)[1] & IFF_RUNNING)
 
 
 def switch_offloads_off(sock: int, name: str) -> None:
