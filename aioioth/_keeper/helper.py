@@ -16,6 +16,7 @@ Source:
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
@@ -82,8 +83,16 @@ def _write(path: str, text: str, step: str) -> None:
         raise StepError(error, step) from None
 
 
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:  # noqa: PTH123
+        return file.read()
+
+
 def make_user_namespace() -> int | None:
-    """Enter a user namespace of our own that maps the caller's ids to themselves.
+    """Enter a user namespace of our own that maps ids to themselves.
+
+    All of them for root, so that files keep their owners and a program can change to
+    another user; for others their own alone.
 
     Returns:
         Its descriptor, or None when user namespaces are refused but the privileges
@@ -93,19 +102,67 @@ def make_user_namespace() -> int | None:
         StepError: The kernel refused.
     """
     uid, gid = os.geteuid(), os.getegid()
+    mapper = _Mapper() if uid == 0 else None
     try:
         unshare(CLONE_NEWUSER)
     except OSError as error:
+        if mapper is not None:
+            mapper.end()
         try:
             unshare(CLONE_NEWNET)
         except OSError:
             raise StepError(error, "user namespace") from None
         return None
-    # One line that maps the writer's own id needs no privilege (user_namespaces(7)).
-    _write("/proc/self/setgroups", "deny", "id map")
-    _write("/proc/self/uid_map", f"{uid} {uid} 1", "id map")
-    _write("/proc/self/gid_map", f"{gid} {gid} 1", "id map")
+    if mapper is not None:
+        mapper.map_all()
+    # What root's privileges did not suffice for. One line that maps the writer's own
+    # id needs none (user_namespaces(7)).
+    if not _read("/proc/self/uid_map"):
+        _write("/proc/self/uid_map", f"{uid} {uid} 1", "id map")
+    if not _read("/proc/self/gid_map"):
+        _write("/proc/self/setgroups", "deny", "id map")
+        _write("/proc/self/gid_map", f"{gid} {gid} 1", "id map")
     return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class _Mapper:
+    """A child that stays outside of our user namespace, to map all ids into it.
+
+    Only somebody who has CAP_SETUID and CAP_SETGID outside may do that. It has to be
+    made before the namespace is.
+    """
+
+    def __init__(self) -> None:
+        reading, self._writing = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._writing)
+            # Nothing to read: the keeper has no namespace, or was killed.
+            if os.read(reading, 1):
+                self._write_maps(f"/proc/{os.getppid()}")
+            os._exit(0)
+        os.close(reading)
+
+    @staticmethod
+    def _write_maps(process: str) -> None:
+        for name in ("uid_map", "gid_map"):
+            # Each line maps a range; what is inside for us is outside for the keeper.
+            ranges = [line.split() for line in _read(f"/proc/self/{name}").splitlines()]
+            lines = [f"{first} {first} {count}" for first, _, count in ranges]
+            try:
+                _write(f"{process}/{name}", "\n".join(lines), "id map")
+            except StepError:
+                return  # the keeper sees it
+
+    def map_all(self) -> None:
+        """Let the child write the maps, as far as it may, and wait for it."""
+        os.write(self._writing, b"!")
+        self.end()
+
+    def end(self) -> None:
+        """Let the child end, and collect it."""
+        os.close(self._writing)
+        os.waitpid(self._pid, 0)
 
 
 class Keeper:
@@ -174,7 +231,7 @@ class Keeper:
         except StepError as failure:
             reply = messages.pack_reply(sequence, failure.errno, failure.step.encode())
         try:
-            socket.send_fds(channel, [reply], made)
+            messages.send(channel, reply, made)
         finally:
             # After the reply: whoever waits for it need not wait for this.
             for descriptor in made:
@@ -229,7 +286,7 @@ class Keeper:
     def _socket(body: bytes) -> int:
         family, kind, protocol = messages.unpack_socket(body)
         try:
-            return socket.socket(family, kind, protocol).detach()
+            return _socket.socket(family, kind, protocol).detach()
         except OSError as error:
             raise StepError(error, "socket") from None
 
