@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from aioioth._background import carried, carried_call
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -69,6 +71,7 @@ class EventStream:
         self._events.append(event)
         self._ready.set()
 
+    @carried_call
     def close(self) -> None:
         """End the stream; events that are waiting can still be read. Idempotent."""
         if not self._closed:
@@ -79,6 +82,7 @@ class EventStream:
     def __aiter__(self) -> Self:
         return self
 
+    @carried
     async def __anext__(self) -> Event:
         while not self._events:
             if self._closed:
