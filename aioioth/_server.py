@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from typing_extensions import override
@@ -16,7 +17,8 @@ class ServerGroup(asyncio.Server):
     """Does what `asyncio.Server` does, for servers that the loop made one by one.
 
     The loops take one ready socket for each server (``sock=``), and have no way to give
-    a server several. It is an `asyncio.Server` by its face only, so that programs which
+    a server several. uvloop's servers (0.23) moreover let `serve_forever` wait on when
+    they are closed. It is an `asyncio.Server` by its face only, so that programs which
     ask for one are content: nothing of that class's own is used.
     """
 
@@ -57,10 +59,12 @@ class ServerGroup(asyncio.Server):
         if not self.sockets:
             msg = f"server {self!r} is closed"
             raise RuntimeError(msg)
-        await self.start_serving()
-        self._forever = self.get_loop().create_future()
+        self._forever = forever = self.get_loop().create_future()
         try:
-            await self._forever
+            for server in self._servers:
+                if not forever.done():  # else it was closed, meanwhile
+                    await server.start_serving()
+            await forever
         except asyncio.CancelledError:
             self.close()
             await self.wait_closed()
@@ -82,15 +86,19 @@ class ServerGroup(asyncio.Server):
         for server in self._servers:
             await server.wait_closed()
 
-    def close_clients(self) -> None:
-        """Close all connections (Python 3.13 and later, as asyncio)."""
-        for server in self._servers:
-            server.close_clients()
+    if sys.version_info >= (3, 13):  # as asyncio's; uvloop's servers lack them
 
-    def abort_clients(self) -> None:
-        """Abort all connections (Python 3.13 and later, as asyncio)."""
-        for server in self._servers:
-            server.abort_clients()
+        @override
+        def close_clients(self) -> None:
+            """Close all connections."""
+            for server in self._servers:
+                server.close_clients()
+
+        @override
+        def abort_clients(self) -> None:
+            """Abort all connections."""
+            for server in self._servers:
+                server.abort_clients()
 
     @override
     async def __aenter__(self) -> Self:

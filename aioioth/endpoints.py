@@ -1,4 +1,4 @@
-"""The event loop's ``create_connection`` and ``create_server``, bound to a stack.
+"""The event loop's calls that open, connect or bind sockets, bound to a stack.
 
 asyncio is the specification: same parameters, same errors, its own transports. Only the
 sockets come from the stack, and the addresses from its own resolver.
@@ -9,25 +9,27 @@ Source: CPython 3.11 to 3.13, documentation of asyncio's event loop.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
-from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import aiohappyeyeballs
-
+from aioioth._connecting import SocketAddress, addresses, connect, connect_socket
+from aioioth._datagrams import create_datagram_endpoint
+from aioioth._listening import bind_all, listening_addresses
 from aioioth._server import ServerGroup
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from aioioth._names import AddressInfo
     from aioioth.stack import Stack
 
-__all__ = ["create_connection", "create_server"]
+__all__ = [
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "sock_connect",
+]
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -56,9 +58,8 @@ async def create_connection(  # noqa: PLR0913  (as the loop's)
     Raises:
         OSError: As asyncio raises it.
         ClosedError: The stack is not open.
-        WrongLoopError: The stack belongs to another event loop.
     """
-    loop = stack.check_usable()
+    loop = asyncio.get_running_loop()
     _check_ssl_arguments(
         ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
     )
@@ -72,11 +73,12 @@ async def create_connection(  # noqa: PLR0913  (as the loop's)
             if host is None and port is None:
                 msg = "host and port was not specified and no sock specified"
                 raise ValueError(msg)
-            infos = await _addresses(stack, host, port, family, proto, flags)
+            wanted: Any = {"family": family, "proto": proto, "flags": flags}
+            infos = await addresses(stack, host, port, **wanted)
             local = None
             if local_addr is not None:
-                local = await _addresses(stack, *local_addr, family, proto, flags)
-            sock = await _connect(
+                local = await addresses(stack, *local_addr, **wanted)
+            sock = await connect(
                 stack,
                 infos,
                 local,
@@ -122,15 +124,14 @@ async def create_server(  # noqa: PLR0913  (as the loop's)
     """Listen on ``stack``; see `asyncio.loop.create_server`.
 
     Returns:
-        The loop's own server when there is one address to listen on, otherwise one that
-        does the same for all of them.
+        asyncio's own server when there is one address to listen on. Otherwise, and on
+        other loops, one that does the same for all of them.
 
     Raises:
         OSError: As asyncio raises it.
         ClosedError: The stack is not open.
-        WrongLoopError: The stack belongs to another event loop.
     """
-    loop = stack.check_usable()
+    loop = asyncio.get_running_loop()
     if isinstance(ssl, bool):
         msg = "ssl argument must be an SSLContext or None"
         raise TypeError(msg)
@@ -150,8 +151,10 @@ async def create_server(  # noqa: PLR0913  (as the loop's)
                 socket.SO_REUSEPORT: bool(reuse_port),
                 socket.SO_KEEPALIVE: bool(keep_alive),
             }
-            infos = await _listening_addresses(stack, host, port, family, flags)
-            sockets = _bind_all(stack, infos, options)
+            infos = await listening_addresses(
+                stack, host, port, family=family, flags=flags
+            )
+            sockets = bind_all(stack, infos, options)
             for bound in sockets:
                 undo.callback(bound.close)
         servers = []
@@ -168,11 +171,13 @@ async def create_server(  # noqa: PLR0913  (as the loop's)
             )
             undo.callback(server.close)
             servers.append(server)
-        together: Any = servers[0] if len(servers) == 1 else ServerGroup(servers)
+        alone = len(servers) == 1 and isinstance(servers[0], asyncio.Server)
+        # uvloop's server is none, and does not do all that one does.
+        together = servers[0] if alone else ServerGroup(servers)
         if start_serving:
             await together.start_serving()
         undo.pop_all()
-    return cast("asyncio.Server", together)  # uvloop's is one by its face, too
+    return together
 
 
 def _check_ssl_arguments(
@@ -193,143 +198,26 @@ def _check_ssl_arguments(
             raise ValueError(msg)
 
 
-async def _addresses(  # noqa: PLR0917  (as getaddrinfo)
-    stack: Stack,
-    host: str | bytes | None,
-    port: int | str | None,
-    family: int,
-    proto: int,
-    flags: int,
-) -> list[AddressInfo]:
-    infos = await stack.getaddrinfo(
-        host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
-    )
-    if not infos:
-        msg = "getaddrinfo() returned empty list"
-        raise OSError(msg)
-    return infos
+async def sock_connect(
+    stack: Stack, sock: socket.socket, address: SocketAddress
+) -> None:
+    """Connect a socket of ``stack``; see `asyncio.loop.sock_connect`.
 
-
-class _Connector:
-    """The running loop, as far as connecting a socket goes.
-
-    Not the loop's own `sock_connect`: uvloop's asks the host's resolver even about
-    literal addresses, and loses the scope of link-local ones (uvloop 0.23).
+    Raises:
+        OSError: As asyncio raises it.
+        ClosedError: The stack is not open.
+        ValueError: The socket is blocking, and the loop in debug mode.
     """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.errors: list[OSError] = []
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._loop, name)
-
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:  # noqa: ANN401
-        """Connect; errors are raised as asyncio's loop does, and remembered."""
-        try:
-            await self._connect(sock, address)
-        except OSError as error:
-            self.errors.append(error)
-            raise
-
-    async def _connect(self, sock: socket.socket, address: Any) -> None:  # noqa: ANN401
-        try:
-            sock.connect(address)
-        except (BlockingIOError, InterruptedError):
-            pass
-        else:
-            return
-        done = self._loop.create_future()
-        descriptor = sock.fileno()
-        self._loop.add_writer(descriptor, _finish, done)
-        try:
-            await done
-        finally:
-            self._loop.remove_writer(descriptor)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, f"Connect call failed {address}")
-
-
-def _finish(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
-
-
-async def _connect(
-    stack: Stack,
-    infos: list[AddressInfo],
-    local: list[AddressInfo] | None,
-    *,
-    all_errors: bool,
-    **timing: Any,
-) -> socket.socket:
-    connector: Any = _Connector()
-    try:
-        return await aiohappyeyeballs.start_connection(
-            infos,
-            local_addr_infos=local,
-            loop=connector,
-            socket_factory=lambda info: stack.socket(*info[:3]),
-            **timing,
+    # Only then, as the loops do.
+    if asyncio.get_running_loop().get_debug() and sock.gettimeout() != 0:
+        msg = "the socket must be non-blocking"
+        raise ValueError(msg)
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        (host, port), scope = address[:2], address[2:]
+        infos = await addresses(
+            stack, host, port, family=sock.family, kind=sock.type, proto=sock.proto
         )
-    except OSError as error:
-        if not all_errors:
-            raise
-        message = "create_connection failed"
-        raise ExceptionGroup(message, connector.errors or [error]) from None
-
-
-async def _listening_addresses(
-    stack: Stack,
-    host: str | Sequence[str] | None,
-    port: int | str | None,
-    family: int,
-    flags: int,
-) -> list[AddressInfo]:
-    hosts: Iterable[str | None]
-    if host is None or host == "":
-        hosts = [None]
-    elif isinstance(host, str) or not isinstance(host, Iterable):
-        hosts = [host]
-    else:
-        hosts = host
-    found: dict[AddressInfo, None] = {}  # asyncio listens once on what is named twice
-    for name in hosts:
-        for info in await _addresses(stack, name, port, family, 0, flags):
-            found[info] = None
-    return list(found)
-
-
-def _bind_all(
-    stack: Stack, infos: list[AddressInfo], options: dict[int, bool]
-) -> list[socket.socket]:
-    with ExitStack() as undo:
-        sockets = []
-        for family, kind, proto, _, address in infos:
-            try:
-                sock = stack.socket(family, kind, proto)
-            except OSError as error:
-                # asyncio too goes on: the kernel may lack a family (bpo-30945).
-                if error.errno != errno.EAFNOSUPPORT:
-                    raise
-                continue
-            undo.callback(sock.close)
-            for option, wanted in options.items():
-                if wanted:
-                    sock.setsockopt(socket.SOL_SOCKET, option, 1)
-            if family == socket.AF_INET6:
-                # One socket for each family, not one for both.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind(address)
-            except OSError as error:
-                reason = (error.strerror or os.strerror(error.errno or 0)).lower()
-                msg = f"error while attempting to bind on address {address!r}: {reason}"
-                raise OSError(error.errno, msg) from None
-            sockets.append(sock)
-        if not sockets:
-            msg = f"could not bind on any address out of {[info[4] for info in infos]}"
-            raise OSError(errno.EADDRNOTAVAIL, msg)
-        undo.pop_all()
-    return sockets
+        address = infos[0][4]
+        if len(scope) == 2 and not address[3]:
+            address = (*address[:2], *scope)
+    await connect_socket(sock, address)

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aioioth import endpoints
+from aioioth._context import current_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,17 +32,17 @@ async def open_connection(
     """Connect, and return a reader and a writer; see `asyncio.open_connection`.
 
     Args:
-        host: Literal address or ``localhost``.
+        host: Address or name.
         port: Number or service name.
-        stack: Where to connect from; None for the host's own stack.
+        stack: Where to connect from; None for the default stack, or the host's own.
         limit: Most bytes that the reader buffers.
         kwds: As for `asyncio.loop.create_connection`.
 
     Raises:
         OSError: As asyncio raises it.
         ClosedError: The stack is not open.
-        WrongLoopError: The stack belongs to another event loop.
     """
+    stack = stack or current_stack()
     if stack is None:
         return await asyncio.open_connection(host, port, limit=limit, **kwds)
     loop = asyncio.get_running_loop()
@@ -66,17 +67,17 @@ async def start_server(
 
     Args:
         client_connected_cb: Called with a reader and a writer; may be a coroutine.
-        host: Literal address, several of them, ``localhost``; None or ``""`` for all.
+        host: Address or name, or several; None or ``""`` for all addresses.
         port: Number or service name.
-        stack: Where to listen; None for the host's own stack.
+        stack: Where to listen; None for the default stack, or the host's own.
         limit: Most bytes that each reader buffers.
         kwds: As for `asyncio.loop.create_server`.
 
     Raises:
         OSError: As asyncio raises it.
         ClosedError: The stack is not open.
-        WrongLoopError: The stack belongs to another event loop.
     """
+    stack = stack or current_stack()
     if stack is None:
         return await asyncio.start_server(
             client_connected_cb, host, port, limit=limit, **kwds
