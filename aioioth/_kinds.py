@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 import weakref
 from typing import TYPE_CHECKING
@@ -47,7 +48,9 @@ class HostSpace:
         """See `aioioth.abc.Space.socket`."""
         if self._closed:
             raise ClosedError(self._label)
-        sock = socket.socket(family, kind, protocol)
+        # Not socket.socket(), which may be asking this very stack.
+        made = _socket.socket(family, kind, protocol).detach()
+        sock = socket.socket(family, kind, protocol, fileno=made)
         sock.setblocking(False)
         self._made.add(sock)
         return sock

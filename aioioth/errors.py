@@ -6,6 +6,7 @@ What sockets raise inside streams is never wrapped: a refused connection is
     AioiothError
     ├── ClosedError (RuntimeError)            you: the stack is closed or not open yet
     ├── WrongLoopError (RuntimeError)         you: the stack belongs to another loop
+    ├── LeakError (RuntimeError)              you: a guard saw a socket outside
     ├── BusyError (OSError, EBUSY)            you: something is still in use
     ├── BrokenTransportError (OSError)        outside: the virtual network is gone
     │   └── HandshakeTimeoutError (TimeoutError)
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigurationError",
     "HandshakeTimeoutError",
     "KeeperError",
+    "LeakError",
     "MissingPrivilegeError",
     "NetlinkError",
     "UnclosedStackWarning",
@@ -64,12 +66,43 @@ class ClosedError(AioiothError, RuntimeError):
 
 
 class WrongLoopError(AioiothError, RuntimeError):
-    """A stack was used from an event loop that it does not belong to."""
+    """A stack was configured from an event loop that it does not belong to.
 
-    def __init__(self, what: str) -> None:
+    What opens sockets works on any loop.
+    """
+
+    def __init__(self, what: str, *, forked: bool = False) -> None:
+        where, here = "on another event loop", "connected from and served on"
+        if forked:
+            where, here = (
+                "in the parent process",
+                "connected from, served on and closed",
+            )
         super().__init__(
-            f"{what} was opened on another event loop; use it there, or open a "
-            f"stack of your own on this loop (stack.socket() works from any thread)"
+            f"{what} was opened {where}: it is configured there, and here it can only "
+            f"be {here}"
+        )
+
+
+class LeakError(AioiothError, RuntimeError):
+    """A guard saw something use the network outside of its stacks.
+
+    Not an `OSError`, which libraries take for bad luck and try again.
+
+    Attributes:
+        place: The line of the program or library, ``FILE:LINE``.
+        what: What it did.
+        stacks: Names of the stacks that may be used.
+    """
+
+    def __init__(self, place: str, what: str, stacks: Sequence[str]) -> None:
+        self.place = place
+        self.what = what
+        self.stacks: tuple[str, ...] = tuple(stacks)
+        where = ", ".join(repr(name) for name in stacks) or "any stack"
+        super().__init__(
+            f"{place} {what} outside of {where}. Use the stack's own calls there, or "
+            f"run it on a loop of aioioth.run() under stack.activate(patch=True)"
         )
 
 

@@ -13,6 +13,8 @@ import termios
 
 SIOCGSKNS = 0x894C
 
+Identity = tuple[int, int]
+
 
 def sockets_of(namespace: int) -> list[int]:
     """Return the descriptors of this process that are sockets in ``namespace``.
@@ -23,23 +25,34 @@ def sockets_of(namespace: int) -> list[int]:
     Args:
         namespace: Descriptor of a network namespace.
     """
-    identity = _identity(namespace)
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        try:
-            # A TAP answers the question too.
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                continue
-            theirs = fcntl.ioctl(descriptor, SIOCGSKNS)
-        except OSError:
-            continue  # gone meanwhile, or its namespace is not ours to know
-        try:
-            if _identity(theirs) == identity:
-                found.append(descriptor)
-        finally:
-            os.close(theirs)
-    return sorted(found)
+    wanted = identity(namespace)
+    descriptors = map(int, os.listdir("/proc/self/fd"))
+    return sorted(fd for fd in descriptors if namespace_of(fd) == wanted)
+
+
+def namespace_of(descriptor: int) -> Identity | None:
+    """Return which network namespace a socket is in.
+
+    None if it is no socket, is closed, or its namespace is not ours to know: the host's
+    is not, for an ordinary user.
+    """
+    try:
+        # A TAP answers the question too.
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
+        namespace = fcntl.ioctl(descriptor, SIOCGSKNS)
+    except OSError:
+        return None
+    try:
+        return identity(namespace)
+    finally:
+        os.close(namespace)
+
+
+def identity(namespace: int) -> Identity:
+    """Return what tells an open namespace from all others."""
+    status = os.fstat(namespace)
+    return status.st_dev, status.st_ino
 
 
 def unsent(descriptor: int) -> int:
@@ -49,8 +62,3 @@ def unsent(descriptor: int) -> int:
     except OSError:
         return 0  # not a socket
     return int(struct.unpack("=i", answer)[0])
-
-
-def _identity(namespace: int) -> tuple[int, int]:
-    status = os.fstat(namespace)
-    return status.st_dev, status.st_ino
