@@ -7,6 +7,12 @@ Where things are:
 
 * `aioioth.stack`, `aioioth.interfaces`, `aioioth.events`: the stack and what it has
 * `aioioth.streams`, `aioioth.endpoints`: asyncio's calls on a stack
+* `aioioth.anyio`: anyio's, for trio too
+* `aioioth.default`, `aioioth.runners`: a default stack for code that knows of none
+* `aioioth.guard`: an error where something leaves the stack
+* `aioioth.adapters`: aiohttp, httpx, uvicorn, redis and others on a stack
+* `aioioth.names`: what a name means in a stack
+* `aioioth.processes`: programs in a stack
 * `aioioth.netlink`: pyroute2 on a stack, on any event loop
 * `aioioth.switch`: a learning switch inside the process
 * `aioioth.errors`: every error, as a tree
@@ -18,9 +24,13 @@ Where things are:
 from __future__ import annotations
 
 from aioioth import errors
-from aioioth._manager import stacks
+from aioioth._background import stacks
+from aioioth.default import current_stack
 from aioioth.events import CarrierDown, CarrierUp, Event, EventStream
+from aioioth.guard import guard
 from aioioth.interfaces import Interface, InterfaceStats
+from aioioth.names import Hosts
+from aioioth.runners import Runner, new_event_loop, run
 from aioioth.stack import SocketInfo, Stack
 from aioioth.streams import open_connection, start_server
 from aioioth.switch import Switch
@@ -30,13 +40,19 @@ __all__ = [
     "CarrierUp",
     "Event",
     "EventStream",
+    "Hosts",
     "Interface",
     "InterfaceStats",
+    "Runner",
     "SocketInfo",
     "Stack",
     "Switch",
+    "current_stack",
     "errors",
+    "guard",
+    "new_event_loop",
     "open_connection",
+    "run",
     "stacks",
     "start_server",
 ]

@@ -68,6 +68,7 @@ class Link:
         self._pumps: tuple[Pump, ...] = ()
         self._undo = ExitStack()
         self._reattaching: asyncio.Task[None] | None = None
+        self._forgotten = False
         self._attach(plug)
         forget_in_children(self)
 
@@ -76,6 +77,11 @@ class Link:
         received = replace(self.received, drops=dict(self.received.drops))
         _add_drops(received, self._plug)
         return replace(self.sent, drops=dict(self.sent.drops)), received
+
+    @property
+    def device_kind(self) -> str:
+        """How its frames come: ``tap`` or ``packet``."""
+        return self.device.kind
 
     @property
     def attached(self) -> bool:
@@ -101,8 +107,12 @@ class Link:
     def forget_in_child(self) -> None:
         """Close our copies after a fork; the loop's epoll set is the parent's too."""
         self._undo.pop_all()
+        for pump in self._pumps:
+            pump.forget()
         if self._plug is not None:
             self._plug.close()
+        self._plug, self._pumps, self._reattaching = None, (), None
+        self._forgotten = True
         self.device.close()
 
     def _attach(self, plug: Plug) -> None:
@@ -145,7 +155,8 @@ class Link:
             self._loop.remove_reader(descriptor)
 
     def _on_hangup(self) -> None:
-        self._lose("the other side has ended")
+        if not self._forgotten:
+            self._lose("the other side has ended")
 
     def _on_broken(self, end: End, error: OSError) -> None:
         if end is self.device:

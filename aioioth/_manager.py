@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import sys
 import threading
 import warnings
+import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,7 @@ from typing_extensions import override
 from aioioth._fork import forget_in_children
 from aioioth._keeper import messages
 from aioioth._keeper.client import Channel, Keeper
+from aioioth._linux.sockets import identity
 from aioioth._namespace import Namespace
 from aioioth._pump import BUFFER_SIZE
 from aioioth.errors import UnclosedStackWarning
@@ -23,13 +27,17 @@ from aioioth.errors import UnclosedStackWarning
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from aioioth._linux.sockets import Identity
     from aioioth.stack import Stack
 
 _PACKAGE = str(Path(__file__).parent)
 
-# The program's one keeper. It runs while any loop has a manager.
+# The program's own keeper. It runs while any loop has a manager, or a stack is open.
 _keeper = Keeper()
 forget_in_children(_keeper)
+
+# Those in the user namespaces of other programs, while stacks are attached there.
+_foreign: weakref.WeakValueDictionary[Identity, Keeper] = weakref.WeakValueDictionary()
 
 _managers: dict[asyncio.AbstractEventLoop, Manager] = {}
 _managers_lock = threading.Lock()
@@ -91,6 +99,42 @@ class Manager:
                 _keeper.remember(user_namespace)
         return await Namespace.make(label, sysctls, _keeper, self._channel)
 
+    async def attach(
+        self,
+        label: str,
+        namespace: int,
+        user_namespace: int | None,
+        undo: ExitStack,
+    ) -> Namespace:
+        """Return another program's network namespace, with a keeper for it.
+
+        Args:
+            label: Whose it is, for messages.
+            namespace: Its descriptor; copied.
+            user_namespace: Descriptor of the user namespace that owns it; copied. None
+                if that is the host's.
+            undo: Gets what the namespace needs as long as it is open.
+
+        Raises:
+            MissingPrivilegeError: The kernel does not let us into the user namespace.
+            KeeperError: The keeper cannot be started.
+        """
+        with ExitStack() as meanwhile:
+            keeper, channel = _keeper, self._channel
+            if user_namespace is not None:
+                keeper = _hold_keeper(user_namespace)
+                meanwhile.callback(keeper.release)
+                channel = Channel(keeper)
+                forget_in_children(channel)
+                undo.callback(channel.close)
+            # Starts the keeper without holding up the loop, as a socket would.
+            found = await channel.ask(messages.USER_NAMESPACE, b"", (), wanted=0)
+            for descriptor in found:
+                os.close(descriptor)
+            space = Namespace(os.dup(namespace), label, keeper, channel)
+        undo.callback(space.close)
+        return space
+
     def add(self, stack: Stack) -> None:
         """Own an open stack until `discard`."""
         self._stacks[stack] = None
@@ -98,6 +142,11 @@ class Manager:
     def discard(self, stack: Stack) -> None:
         """Forget a stack that was closed."""
         self._stacks.pop(stack, None)
+
+    def forget(self) -> None:
+        """Own nothing any more, in a forked child: the loop is the parent's."""
+        self._stacks.clear()
+        _keeper.release()
 
     def close(self) -> None:
         """Close all that is left, newest first, and warn about it."""
@@ -146,6 +195,40 @@ def stacks() -> tuple[Stack, ...]:
     """
     manager = _managers.get(asyncio.get_running_loop())
     return () if manager is None else manager.stacks
+
+
+def _hold_keeper(user_namespace: int) -> Keeper:
+    """Return the keeper in a user namespace, held; the descriptor is copied."""
+    wanted = identity(user_namespace)
+    with _managers_lock:
+        ours = _keeper.user_namespace
+        if ours is not None and identity(ours) == wanted:
+            keeper = _keeper
+        else:
+            keeper = _foreign.get(wanted) or Keeper()
+            _foreign[wanted] = keeper
+            forget_in_children(keeper)
+        keeper.hold()
+    keeper.remember(os.dup(user_namespace))
+    return keeper
+
+
+# Managers of the parent's loops, in a forked child. Kept, because an asynchronous
+# generator that is collected would tell its loop.
+_of_parents: list[Manager] = []
+
+
+def _forget_managers() -> None:
+    global _managers_lock
+    _managers_lock = threading.Lock()  # its owner may be a thread that is not here
+    for manager in _managers.values():
+        manager.forget()
+        _of_parents.append(manager)
+    _managers.clear()
+
+
+# After what `aioioth._fork` runs: the keeper is no longer the parent's then.
+os.register_at_fork(after_in_child=_forget_managers)
 
 
 @atexit.register

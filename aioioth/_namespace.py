@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aioioth._fd import OwnedFd
+from aioioth._fork import forget_in_children
 from aioioth._keeper import messages
 from aioioth._linux.sockets import sockets_of
+from aioioth.errors import ClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from aioioth._keeper.client import Channel, Keeper
 
@@ -18,10 +22,13 @@ if TYPE_CHECKING:
 class Namespace:
     """One network namespace; it lives while this or any socket in it is open.
 
+    Sockets may be asked for in any thread while another one closes it; the descriptor
+    is closed by whoever is the last to use it, so that its number never means another.
+
     Args:
         descriptor: The namespace. Taken over.
         label: Whose it is, for messages.
-        keeper: For sockets.
+        keeper: For sockets. Held until this is closed.
         channel: For all that may have to wait.
     """
 
@@ -29,8 +36,14 @@ class Namespace:
         self, descriptor: int, label: str, keeper: Keeper, channel: Channel
     ) -> None:
         self._fd = OwnedFd(descriptor, label)
+        self._label = label
         self._keeper = keeper
         self._channel = channel
+        self._lock = threading.Lock()
+        self._users = 1  # ourselves, until closed
+        self._closed = False
+        keeper.hold()
+        forget_in_children(self)
 
     @classmethod
     async def make(
@@ -64,7 +77,14 @@ class Namespace:
         Raises:
             ClosedError: It was closed before.
         """
+        if self._closed:
+            raise ClosedError(self._label)
         return self._fd.fileno()
+
+    @property
+    def user_namespace(self) -> int | None:
+        """Descriptor of the user namespace that owns it; None: that is the host's."""
+        return self._keeper.user_namespace
 
     def socket(self, family: int, kind: int, protocol: int) -> socket.socket:
         """Open a non-blocking socket in the namespace, from any thread.
@@ -73,11 +93,12 @@ class Namespace:
             OSError: What ``socket()`` raises.
             ClosedError: The namespace was closed before.
         """
-        body = messages.pack_socket(family, kind, protocol)
-        made = self._keeper.ask(messages.SOCKET, body, [self.fileno()], wanted=1)
-        sock = socket.socket(family, kind, protocol, fileno=made[0])
-        sock.setblocking(False)
-        return sock
+        nonblocking = kind | socket.SOCK_NONBLOCK
+        body = messages.pack_socket(family, nonblocking, protocol)
+        with self._in_use() as descriptor:
+            made = self._keeper.ask(messages.SOCKET, body, [descriptor], wanted=1)
+        # The keeper made it non-blocking; the flag spares us to tell the kernel again.
+        return socket.socket(family, nonblocking, protocol, fileno=made[0])
 
     async def tap(self, name: str) -> int:
         """Make TAP interface ``name`` and return its descriptor, the caller's to close.
@@ -86,8 +107,9 @@ class Namespace:
             MissingPrivilegeError: /dev/net/tun cannot be opened.
             OSError: The name is taken.
         """
-        sent = [self.fileno()]
-        made = await self._channel.ask(messages.TAP, name.encode(), sent, wanted=1)
+        body = name.encode()
+        with self._in_use() as descriptor:
+            made = await self._channel.ask(messages.TAP, body, [descriptor], wanted=1)
         return made[0]
 
     async def sysctl(self, name: str, value: str | int) -> None:
@@ -101,12 +123,43 @@ class Namespace:
             OSError: There is no such sysctl, or it does not take the value.
         """
         body = f"{name}={value}".encode()
-        await self._channel.ask(messages.SYSCTL, body, [self.fileno()], wanted=0)
+        with self._in_use() as descriptor:
+            await self._channel.ask(messages.SYSCTL, body, [descriptor], wanted=0)
 
     def sockets(self) -> list[int]:
         """Return the descriptors of this process that are sockets in the namespace."""
-        return sockets_of(self.fileno())
+        with self._in_use() as descriptor:
+            return sockets_of(descriptor)
 
     def close(self) -> None:
-        """Let go. Sockets that are still open keep the namespace alive."""
-        self._fd.close()
+        """Let go. Sockets that are still open keep the namespace alive. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._leave()
+
+    def forget_in_child(self) -> None:
+        """Stay usable in a forked child; the threads that used it are not there."""
+        was_open, self._users = self._users > 0, 1
+        self._lock = threading.Lock()
+        if self._closed and was_open:
+            self._leave()
+
+    @contextmanager
+    def _in_use(self) -> Generator[int]:
+        with self._lock:
+            descriptor = self.fileno()
+            self._users += 1
+        try:
+            yield descriptor
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            self._fd.close()
+            self._keeper.release()

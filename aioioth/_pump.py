@@ -67,6 +67,16 @@ class Counters:
     pauses: int = 0
 
 
+class _Nothing:
+    """An end without frames."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def recv_into(self, _: memoryview, /) -> None: ...
+    def send(self, _: memoryview, /) -> None: ...
+
+
 class Pump:
     """Moves frames from ``source`` to ``sink`` while it is started.
 
@@ -120,6 +130,12 @@ class Pump:
             if writing != -1:
                 self._loop.remove_writer(writing)
         self._held = None
+
+    def forget(self) -> None:
+        """Do nothing any more, in a forked child; the readers are the parent's too."""
+        self._reading = self._writing = -1
+        self._source = self._sink = _Nothing()
+        self._held = b""
 
     def flush(self) -> None:
         """Move what is waiting right now, one budget at most."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aioioth import _iproute
+from aioioth._attached import RemoteLink
 from aioioth._device import PacketDevice, TapDevice
+from aioioth._fork import forget_in_children
 from aioioth._link import Link
 from aioioth._namespace import Namespace
 from aioioth._preflight import TUN
+from aioioth._sharing import Sharing
 from aioioth.errors import ConfigurationError, MissingPrivilegeError
 from aioioth.interfaces import Interface
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from aioioth._device import Device
     from aioioth._manager import Manager
     from aioioth._settings import InterfaceSettings, Settings
+    from aioioth._sharing import Description, Shared
     from aioioth.abc import Plug, Space, StackKind
     from aioioth.events import Event
     from aioioth.netlink import Netlink
@@ -39,6 +44,8 @@ class Running:
         space: Where its sockets are made.
         netlink: Its netlink.
         interfaces: What users see, by name.
+        inherited: Whether this is a forked child's copy: the parent owns everything but
+            the space.
     """
 
     def __init__(self, manager: Manager, space: Space, netlink: Netlink) -> None:
@@ -46,8 +53,11 @@ class Running:
         self.space = space
         self.netlink = netlink
         self.interfaces: dict[str, Interface] = {}
+        self.inherited = False
         self._links: list[Link] = []
+        self._sharing: Sharing | None = None
         self._undo = ExitStack()
+        forget_in_children(self)
 
     @classmethod
     async def open(
@@ -102,12 +112,43 @@ class Running:
             running._undo = undo.pop_all()
         return running
 
+    @classmethod
+    async def attach(cls, shared: Shared, label: str, manager: Manager) -> Running:
+        """Use a stack of another process; see `Stack.attach`."""
+        with ExitStack() as undo:
+            space = await manager.attach(
+                label, shared.namespace, shared.user_namespace, undo
+            )
+            from aioioth.netlink import Netlink
+
+            netlink = Netlink(space)
+            undo.callback(netlink.close)
+            running = cls(manager, space, netlink)
+            for each in shared.description.interfaces:
+                running.interfaces[each.name] = Interface(
+                    each.name, each.vnl, RemoteLink(each, space), netlink
+                )
+            running._undo = undo.pop_all()
+        return running
+
+    def share(self, describe: Callable[[], Description]) -> str:
+        """Start giving the stack to other processes; see `Stack.share`."""
+        if not isinstance(self.space, Namespace):
+            msg = "this kind of stack has no namespace of its own that could be shared"
+            raise ConfigurationError(msg)
+        if self._sharing is None:
+            self._sharing = Sharing(self.space, describe)
+            self._undo.callback(self._sharing.close)
+        return self._sharing.address
+
     async def drain(self) -> None:
         """Let the last frames go: what the interfaces have queued is sent and taken.
 
         A vde_switch that finds its client gone throws away what it has not read. One
         that does not read is not waited for long.
         """
+        if self.inherited:
+            return  # the frames are the parent's
         # Connections closed a moment ago say goodbye in the loop's next turn.
         await asyncio.sleep(0)
         for link in self._links:
@@ -121,6 +162,17 @@ class Running:
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises."""
         self._undo.close()
+
+    def forget_in_child(self) -> None:
+        """Keep the space alone after a fork: what opens sockets goes on working.
+
+        It is closed with the stack, or when nobody uses that any more, or in the end;
+        without a warning, since it is the parent that shall close the stack.
+        """
+        self.inherited = True
+        self._undo.pop_all()
+        self._undo.callback(self.space.close)
+        weakref.finalize(self, self.space.close)
 
     async def _make_device(self, name: str, forced: str | None) -> Device:
         assert isinstance(self.space, Namespace)

@@ -10,6 +10,7 @@ from typing_extensions import override
 from aioioth._linux import netdevice
 
 if TYPE_CHECKING:
+    from aioioth._attached import RemoteLink
     from aioioth._link import Link
     from aioioth._pump import Counters
     from aioioth.netlink import Netlink
@@ -22,7 +23,8 @@ class InterfaceStats:
     """What went through an interface, counted by aioioth's pumps.
 
     The kernel's own counters are ``ip -s link``'s; these count what the virtual network
-    took and gave.
+    took and gave. In an attached stack (`aioioth.Stack.attach`), whose pumps are in
+    another process, they are the kernel's.
 
     Attributes:
         sent: From the stack to the network.
@@ -42,7 +44,9 @@ class Interface:
         vnl: The virtual network it belongs to.
     """
 
-    def __init__(self, name: str, vnl: str, link: Link, netlink: Netlink) -> None:
+    def __init__(
+        self, name: str, vnl: str, link: Link | RemoteLink, netlink: Netlink
+    ) -> None:
         self.name = name
         self.vnl = vnl
         self._link = link
@@ -66,7 +70,7 @@ class Interface:
     @property
     def device(self) -> str:
         """How its frames reach aioioth: ``tap`` or ``packet``."""
-        return self._link.device.kind
+        return self._link.device_kind
 
     @property
     def attached(self) -> bool:

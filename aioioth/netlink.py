@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 from typing_extensions import override
 
+from aioioth._fork import forget_in_children
 from aioioth.errors import NetlinkError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Netlink(AsyncIPRoute):
         self.request_proxy: Any = _Refusal()
         self._sock = sock
         self._sent = 0
+        forget_in_children(self)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 when closed."""
@@ -161,6 +163,10 @@ class Netlink(AsyncIPRoute):
         super().close(code)  # removes the reader, through `_Endpoint.close`
         self._sock.close()
 
+    def forget_in_child(self) -> None:
+        """Close our copy after a fork, which would get the parent's answers."""
+        self._sock.close()
+
     @contextmanager
     def translated(self, request: str) -> Generator[None]:
         """Raise aioioth's error, naming the request, for pyroute2's inside the block.
@@ -203,6 +209,8 @@ class _Endpoint:
     def read(self) -> None:
         """Hand out all messages that are waiting."""
         netlink = self._netlink
+        if netlink.fileno() == -1:
+            return  # in a forked child that runs its parent's loop on
         while True:
             try:
                 data, source = netlink._sock.recvfrom(_MESSAGE_BYTES)  # noqa: SLF001

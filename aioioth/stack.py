@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import itertools
 import socket
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
-from aioioth import _iproute, _names, endpoints, streams
-from aioioth._linux import netdevice
+from aioioth import _iproute, _sharing
+from aioioth._background import carried, carried_call, running_loop
+from aioioth._calls import StackCalls
 from aioioth._manager import calling_place, running_manager
+from aioioth._namespace import Namespace
 from aioioth._plugins import load_kind
 from aioioth._running import Running
 from aioioth._settings import Settings, parse_ip
 from aioioth._sockets import SocketInfo, describe
 from aioioth.errors import BusyError, ClosedError, WrongLoopError
 from aioioth.events import Event, EventStream
+from aioioth.names import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import asyncio
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from aioioth._manager import Place
+    from aioioth._manager import Manager, Place
     from aioioth._settings import IPAddress, IPInterface
     from aioioth.abc import FrameTransport
     from aioioth.interfaces import Interface, InterfaceStats
+    from aioioth.names import HostAddresses, Hosts
     from aioioth.netlink import Netlink
 
     Addresses = str | IPInterface | Sequence[str | IPInterface]
 
 __all__ = ["SocketInfo", "Stack"]
-
-_ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
 _numbers = itertools.count(1)
 
@@ -48,12 +51,13 @@ class _State(Enum):
     CLOSED = "closed: make a new one"
 
 
-class Stack:
+class Stack(StackCalls):
     """A TCP/IP stack of its own: interfaces, addresses, routes, ports.
 
     Use it as ``async with Stack("vde:///tmp/sw", ip="10.0.0.50/24") as stack:``, or
-    call `open` and `aclose`. It belongs to the event loop that it was opened on;
-    `socket` may be called from any thread. ``lo`` is always there and up.
+    call `open` and `aclose`. It is configured on the event loop that it was opened on;
+    what opens sockets may be called from any thread and loop, and from children made
+    by `os.fork`. ``lo`` is always there and up.
 
     Args:
         vnls: The virtual networks, one interface for each, called ``vde0``, ``vde1``,
@@ -67,6 +71,10 @@ class Stack:
         mtu: For all interfaces, in bytes, Ethernet header not counted; or a mapping.
             None: 1500, or less if the network carries less.
         mac: For the first interface; or a mapping. None: the kernel makes one up.
+        dns: Addresses of DNS servers to ask, from within the stack. None: names that
+            are not in `hosts` are not found.
+        domain: Where names are searched first that have no dot in them.
+        hosts: Names and their addresses; a `Hosts` may be shared between stacks.
         device: ``tap`` or ``packet`` for the way frames take; None: a TAP where
             /dev/net/tun opens, otherwise a packet socket behind a veth pair.
 
@@ -75,7 +83,7 @@ class Stack:
         UnknownSchemeError: A VNL's scheme is not known; the message names the known.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one keyword for each thing that can be chosen)
         self,
         *vnls: str | FrameTransport,
         kind: str = "netns",
@@ -84,6 +92,9 @@ class Stack:
         gw: str | IPAddress | Sequence[str | IPAddress] = (),
         mtu: int | Mapping[str, int] | None = None,
         mac: str | Mapping[str, str] | None = None,
+        dns: str | IPAddress | Sequence[str | IPAddress] = (),
+        domain: str | Sequence[str] = (),
+        hosts: Hosts | Mapping[str, HostAddresses] | None = None,
         device: str | None = None,
     ) -> None:
         self._name = name if name is not None else f"stack{next(_numbers)}"
@@ -92,6 +103,10 @@ class Stack:
         self._settings = Settings.check(
             vnls, ip=ip, gw=gw, mtu=mtu, mac=mac, device=device
         )
+        self._names = Resolver(hosts, dns, domain, open_socket=self.socket)
+        self._dns, self._domain = dns, domain
+        self._shared_at: str | None = None
+        self._owners_name = False
         self._place = calling_place()
         self._state = _State.NEW
         self._running: Running | None = None
@@ -121,7 +136,7 @@ class Stack:
         Raises:
             ClosedError: The stack is not open.
         """
-        return dict(self._parts().interfaces)
+        return dict(self._own_parts().interfaces)
 
     @property
     def netlink(self) -> Netlink:
@@ -130,7 +145,19 @@ class Stack:
         Raises:
             ClosedError: The stack is not open.
         """
-        return self._parts().netlink
+        return self._own_parts().netlink
+
+    @property
+    def namespace(self) -> int | None:
+        """Descriptor of its network namespace, for setns(2) and ``nsenter``.
+
+        It stays the stack's. None for the host's own stack.
+
+        Raises:
+            ClosedError: The stack is not open.
+        """
+        space = self._parts().space
+        return space.fileno() if isinstance(space, Namespace) else None
 
     def stats(self) -> dict[str, InterfaceStats]:
         """Return what went through each interface so far.
@@ -138,7 +165,8 @@ class Stack:
         Raises:
             ClosedError: The stack is not open.
         """
-        return {name: each.stats for name, each in self._parts().interfaces.items()}
+        interfaces = self._own_parts().interfaces
+        return {name: each.stats for name, each in interfaces.items()}
 
     def sockets(self) -> list[SocketInfo]:
         """Return the sockets of this process that are open in the stack.
@@ -152,6 +180,7 @@ class Stack:
         own = parts.netlink.fileno()
         return [describe(fd) for fd in parts.space.sockets() if fd != own]
 
+    @carried_call
     def events(self) -> EventStream:
         """Return what happens from now on, as an asynchronous iterator.
 
@@ -172,10 +201,13 @@ class Stack:
     def __repr__(self) -> str:
         networks = ", ".join(each.vnl for each in self._settings.interfaces)
         on = f"on {networks}" if networks else "without a network"
+        if self._shared_at is not None:
+            on = f"of {self._shared_at}"
         return f"<Stack {self._name!r} {on}, {self._state.name.lower()}>"
 
     # Opening and closing
 
+    @carried
     async def open(self) -> Self:
         """Plug into the networks, make the stack and configure it.
 
@@ -201,10 +233,7 @@ class Stack:
         self._state = _State.OPENING
         try:
             manager = await running_manager()
-            label = f"aioioth {self._name}"
-            running = await Running.open(
-                self._settings, self._kind, label, manager, self._notify
-            )
+            running = await self._start(manager)
         except BaseException:
             if self._state is _State.OPENING:
                 self._state = _State.NEW
@@ -217,6 +246,7 @@ class Stack:
         manager.add(self)
         return self
 
+    @carried
     async def aclose(self, *, strict: bool = False) -> None:
         """Leave the networks and let the stack go. Idempotent.
 
@@ -236,7 +266,8 @@ class Stack:
         if self._running is None:
             self.close()
             return
-        self.check_usable()
+        if not self._running.inherited:  # a forked child only lets go of its copies
+            self.check_usable()
         if strict and (users := self.sockets()):
             message = f"{self} has open sockets; close them, or aclose() without strict"
             raise BusyError(message, [str(user) for user in users])
@@ -245,6 +276,7 @@ class Stack:
         finally:
             self.close()
 
+    @carried_call
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises.
 
@@ -276,22 +308,123 @@ class Stack:
             ClosedError: The stack is not open.
             WrongLoopError: The stack belongs to another event loop.
         """
-        loop = self._parts().manager.loop
-        if asyncio.get_running_loop() is not loop:
+        loop = self._own_parts().manager.loop
+        if running_loop() is not loop:
             raise WrongLoopError(str(self))
         return loop
+
+    @override
+    def check_open(self) -> Self:
+        """Return the stack itself if it is open.
+
+        Raises:
+            ClosedError: The stack is not open.
+        """
+        self._parts()
+        return self
 
     def _parts(self) -> Running:
         if self._running is None:
             raise ClosedError(str(self), hint=self._state.value)
         return self._running
 
+    def _own_parts(self) -> Running:
+        """Return the parts of a stack of this process: not one of a parent's."""
+        parts = self._parts()
+        if parts.inherited:
+            raise WrongLoopError(str(self), forked=True)
+        return parts
+
+    async def _start(self, manager: Manager) -> Running:
+        label = f"aioioth {self._name}"
+        if self._shared_at is None:
+            return await Running.open(
+                self._settings, self._kind, label, manager, self._notify
+            )
+        with contextlib.closing(await _sharing.fetch(self._shared_at)) as shared:
+            running = await Running.attach(shared, label, manager)
+        told = shared.description
+        if self._owners_name:
+            self._name = told.name
+        self._kind_name = told.kind
+        self._dns, self._domain = told.dns, told.domain
+        self._names = Resolver(
+            told.hosts, told.dns, told.domain, open_socket=self.socket
+        )
+        return running
+
     def _notify(self, event: Event) -> None:
         for stream in self._event_streams:
             stream.push(event)
 
+    # Shared between processes
+
+    @carried_call
+    def share(self) -> str:
+        """Let other processes of this user use the stack; see `attach`.
+
+        They get the network namespace itself: what they open is in the same stack. The
+        interfaces stay here, and have no network once this stack is closed.
+
+        Returns:
+            The address to give to `attach`, ``@aioioth/...``, printable and without
+            spaces; the same one each time. Nobody else than this user, and root, is
+            let in. It is good as long as the stack is open, and only for processes in
+            the same network namespace of the host.
+
+        Raises:
+            ConfigurationError: The stack has no namespace of its own (``kernel``).
+            ClosedError: The stack is not open.
+            WrongLoopError: The stack belongs to another event loop.
+        """
+        self.check_usable()
+        return self._parts().share(self._describe)
+
+    @classmethod
+    def attach(cls, address: str, name: str | None = None) -> Self:
+        """Return the stack that another process shares, not open yet.
+
+        ``async with aioioth.Stack.attach(sys.argv[1]) as stack:``. Everything works as
+        in the process that made it, on sockets and settings of this process; `hosts`
+        and the DNS servers are the owner's as they are at the time of opening. What
+        went through its interfaces is told by the kernel. Closing it lets go, here.
+
+        Both processes must be the same user's, and in the same network namespace of the
+        host. A process that attaches has one keeper more for each user namespace that
+        it is let into. Opening it raises, besides what `open` names:
+
+        * `BrokenTransportError`, if the stack is not shared (any more), or not with us
+        * `HandshakeTimeoutError`, if the owner does not answer within 10 s
+
+        Args:
+            address: What `share` returned.
+            name: Shown in messages. None: the owner's name for it.
+
+        Raises:
+            ConfigurationError: ``address`` cannot be right.
+        """
+        address = _sharing.check_address(address)
+        stack = cls(name=address if name is None else name)
+        stack._shared_at = address
+        stack._owners_name = name is None
+        return stack
+
+    def _describe(self) -> _sharing.Description:
+        return _sharing.Description(
+            name=self._name,
+            kind=self._kind_name,
+            interfaces=tuple(
+                _sharing.SharedInterface(each.name, each.vnl, each.device)
+                for each in self.interfaces.values()
+            ),
+            hosts=_sharing.plain_hosts(self.hosts),
+            dns=tuple(_sharing.plain_list(self._dns)),
+            domain=tuple(_sharing.plain_list(self._domain)),
+        )
+
     # Addresses and routes
 
+    @carried
     async def add_address(self, address: str | IPInterface, *, dev: str) -> None:
         """Do ``ip address add ADDRESS dev DEV``.
 
@@ -311,6 +444,7 @@ class Stack:
             await _iproute.add_link_local(self.netlink, dev)
         await _iproute.change_address(self.netlink, "add", parsed, dev)
 
+    @carried
     async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
         """Do ``ip address del ADDRESS dev DEV``.
 
@@ -321,6 +455,7 @@ class Stack:
         self.check_usable()
         await _iproute.change_address(self.netlink, "del", parse_ip(address), dev)
 
+    @carried
     async def add_route(
         self, destination: str, *, via: str | None = None, dev: str | None = None
     ) -> None:
@@ -338,6 +473,7 @@ class Stack:
         self.check_usable()
         await _iproute.change_route(self.netlink, "add", destination, via, dev)
 
+    @carried
     async def del_route(
         self, destination: str, *, via: str | None = None, dev: str | None = None
     ) -> None:
@@ -350,6 +486,7 @@ class Stack:
         self.check_usable()
         await _iproute.change_route(self.netlink, "del", destination, via, dev)
 
+    @carried
     async def sysctl(self, name: str, value: str | int) -> None:
         """Do ``sysctl -w NAME=VALUE`` in the stack.
 
@@ -367,10 +504,11 @@ class Stack:
 
     # Sockets
 
+    @override
     def socket(
         self,
         family: int = socket.AF_INET,
-        type: int = socket.SOCK_STREAM,  # noqa: A002  (as socket.socket)
+        type: int = socket.SOCK_STREAM,
         proto: int = 0,
     ) -> socket.socket:
         """Open a socket in the stack, as `socket.socket` does in the host's.
@@ -387,83 +525,3 @@ class Stack:
             ClosedError: The stack is not open.
         """
         return self._parts().space.socket(family, type, proto)
-
-    async def getaddrinfo(
-        self,
-        host: str | bytes | None,
-        port: int | str | None,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002  (as the loop's getaddrinfo)
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[_names.AddressInfo]:
-        """Return socket addresses, as the loop's `getaddrinfo` does.
-
-        The host's resolver is never asked: literal addresses and ``localhost`` so far.
-
-        Raises:
-            socket.gaierror: The host is a name, or the service is unknown.
-            ClosedError: The stack is not open.
-        """
-        number = self.netlink.fileno()
-        return _names.resolve(
-            host,
-            port,
-            family=family,
-            type=type,
-            proto=proto,
-            flags=flags,
-            interface_index=lambda name: netdevice.interface_index(number, name),
-        )
-
-    async def open_connection(
-        self,
-        host: str | None = None,
-        port: int | str | None = None,
-        *,
-        limit: int = streams.LIMIT,
-        **kwds: Any,
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect from this stack; see `aioioth.open_connection`."""
-        return await streams.open_connection(
-            host, port, stack=self, limit=limit, **kwds
-        )
-
-    async def start_server(
-        self,
-        client_connected_cb: Callable[
-            [asyncio.StreamReader, asyncio.StreamWriter], Any
-        ],
-        host: str | Sequence[str] | None = None,
-        port: int | str | None = None,
-        *,
-        limit: int = streams.LIMIT,
-        **kwds: Any,
-    ) -> asyncio.Server:
-        """Serve on this stack; see `aioioth.start_server`."""
-        return await streams.start_server(
-            client_connected_cb, host, port, stack=self, limit=limit, **kwds
-        )
-
-    async def create_connection(
-        self,
-        protocol_factory: Callable[[], _ProtocolT],
-        host: str | bytes | None = None,
-        port: int | str | None = None,
-        **kwds: Any,
-    ) -> tuple[asyncio.Transport, _ProtocolT]:
-        """Connect from this stack; see `asyncio.loop.create_connection`."""
-        return await endpoints.create_connection(
-            self, protocol_factory, host, port, **kwds
-        )
-
-    async def create_server(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        host: str | Sequence[str] | None = None,
-        port: int | str | None = None,
-        **kwds: Any,
-    ) -> asyncio.Server:
-        """Serve on this stack; see `asyncio.loop.create_server`."""
-        return await endpoints.create_server(self, protocol_factory, host, port, **kwds)

@@ -1,8 +1,9 @@
 """The program's side of the keeper: starting it, asking it, doing without it.
 
-There is one `Keeper` for each program. Event loops share it: whoever needs it holds it
-with `hold` and lets go with `release`, and the process lives as long as somebody holds
-it. Two ways lead to it:
+There is one `Keeper` for each program, and one for each user namespace of another
+program whose stacks are attached to. Event loops and threads share it: whoever needs it
+holds it with `hold` and lets go with `release`, and the process lives as long as
+somebody holds it. Two ways lead to it:
 
 * `Keeper.ask` is one short blocking round trip, from any thread: sockets.
 * `Channel.ask` is awaited on one loop: namespaces, TAPs, sysctls, which may wait for
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from aioioth import _preflight
 from aioioth._keeper import messages
-from aioioth.errors import KeeperError
+from aioioth.errors import ClosedError, KeeperError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,7 +135,7 @@ class _Process:
 
 
 class Keeper:
-    """The program's keeper. Safe to use from any thread, and after `os.fork`."""
+    """A keeper, in one user namespace. Safe from any thread, and after `os.fork`."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -183,13 +184,18 @@ class Keeper:
                     for _ in range(2):  # the first one may be dead for a while
                         process = self._running()
                         try:
-                            socket.send_fds(process.sock, [request], [theirs.fileno()])
+                            messages.send(process.sock, request, [theirs.fileno()])
                         except (BrokenPipeError, ConnectionResetError):
                             self._drop_process()
                             continue
                         undo.pop_all()
                         return ours, process
         raise KeeperError(_DIES)
+
+    @property
+    def user_namespace(self) -> int | None:
+        """The user namespace of all that it makes; None if it needed none."""
+        return self._user_namespace
 
     @property
     def remembers(self) -> bool:
@@ -237,7 +243,7 @@ class Keeper:
         sequence = next(self._sequence) & 0xFFFF
         request = messages.pack_request(operation, sequence, body)
         try:
-            socket.send_fds(sock, [request], sent)
+            messages.send(sock, request, sent)
             message, descriptors = messages.receive(sock)
         except BlockingIOError:
             # The answer may still come; that stream is out of step for good.
@@ -294,6 +300,7 @@ class Channel:
         self._slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._sock: socket.socket | None = None
         self._process: _Process | None = None
+        self._closed = False
 
     async def ask(
         self, operation: int, body: bytes, sent: Sequence[int], *, wanted: int
@@ -305,6 +312,8 @@ class Channel:
         """
         async with self._slots:
             for _ in range(2):  # the first one may be dead for a while
+                if self._closed:
+                    raise ClosedError("the way to the keeper")  # noqa: EM101
                 with contextlib.suppress(_GoneError):
                     return await self._ask_once(operation, body, sent, wanted)
         raise KeeperError(_DIES)
@@ -316,7 +325,7 @@ class Channel:
         sequence = next(self._sequence) & 0xFFFF
         request = messages.pack_request(operation, sequence, body)
         try:
-            socket.send_fds(sock, [request], sent)
+            messages.send(sock, request, sent)
         except (BrokenPipeError, ConnectionResetError):
             self._lose()
             raise _GoneError from None
@@ -338,7 +347,8 @@ class Channel:
         return self._sock
 
     def _on_readable(self) -> None:
-        assert self._sock is not None
+        if self._sock is None:
+            return  # in a forked child that runs its parent's loop on
         try:
             message, descriptors = messages.receive(self._sock)
         except BlockingIOError:
@@ -362,11 +372,16 @@ class Channel:
     def _lose(self) -> None:
         """The keeper died. Whoever waits asks again, a new one."""
         process = self._process
-        self.close()
+        self._disconnect()
         if process is not None:
             self._keeper.reap(process)
 
     def close(self) -> None:
+        """Close our end; requests under way fail with ClosedError. Idempotent."""
+        self._closed = True
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         """Close our end; requests under way are told to ask again."""
         sock, self._sock = self._sock, None
         if sock is not None:
