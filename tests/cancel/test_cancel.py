@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+import subprocess
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from aioioth.testing import cancel_everywhere, no_leaks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.parametrize("times", [1, 2])
 
@@ -25,6 +29,21 @@ async def pair(device: str | None = None) -> AsyncIterator[tuple[Any, Any]]:
         aioioth.Stack("memory://lan", ip=["10.0.0.2/24"], device=device) as two,
     ):
         yield one, two
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ...]:
+    """Contexts of a server called localhost, and of who trusts it."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+        f"-addext subjectAltName=DNS:localhost -keyout {key} -out {cert}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(cert, key)
+    return serving, ssl.create_default_context(cafile=str(cert))
 
 
 def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -136,6 +155,186 @@ async def test_serve_forever(times: int) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await serving
             assert not server.is_serving()
+
+
+async def leave(endpoint: Any) -> None:
+    if endpoint is not None:
+        endpoint[0].abort()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"local_addr": ("127.0.0.1", 0)},
+        {"happy_eyeballs_delay": 0.01, "all_errors": True},
+    ],
+    ids=str,
+)
+async def test_create_connection(times: int, options: dict[str, Any]) -> None:
+    async with aioioth.Stack() as stack:
+        async with await stack.create_server(asyncio.Protocol, ["127.0.0.1", "::1"], 7):
+            connect = partial(
+                stack.create_connection, asyncio.Protocol, "localhost", 7, **options
+            )
+            assert await cancel_everywhere(connect, undo=leave, times=times) > 0
+
+
+async def test_create_connection_of_a_socket(times: int) -> None:
+    """The socket stays the caller's, until there is a transport."""
+    async with aioioth.Stack() as stack:
+        async with await stack.create_server(asyncio.Protocol, "127.0.0.1", 7):
+
+            async def connect() -> Any:
+                with stack.socket() as sock:
+                    await stack.sock_connect(sock, ("localhost", 7))
+                    transport, _ = await stack.create_connection(
+                        asyncio.Protocol, sock=sock
+                    )
+                    transport.abort()
+                    await asyncio.sleep(0)
+
+            assert await cancel_everywhere(connect, times=times) > 0
+
+
+async def test_create_server(times: int) -> None:
+    async with aioioth.Stack() as stack:
+        for hosts in "localhost", ["127.0.0.1", "::1"], None:
+            start = partial(
+                stack.create_server, asyncio.Protocol, hosts, 7, reuse_port=True
+            )
+            await stop(await start())
+            await cancel_everywhere(start, undo=stop, times=times)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"local_addr": ("127.0.0.1", 7)},
+        {"remote_addr": ("localhost", 7)},
+        {"local_addr": ("localhost", 0), "remote_addr": ("localhost", 7)},
+        {"remote_addr": ("127.0.0.1", 7), "allow_broadcast": True},
+        {"local_addr": ("::1", 7), "reuse_port": True},
+        {"family": socket.AF_INET6},
+    ],
+    ids=str,
+)
+async def test_create_datagram_endpoint(times: int, options: dict[str, Any]) -> None:
+    async with aioioth.Stack() as stack:
+        create = partial(
+            stack.create_datagram_endpoint, asyncio.DatagramProtocol, **options
+        )
+        assert await cancel_everywhere(create, undo=leave, times=times) > 0
+
+
+async def test_sock_connect(times: int) -> None:
+    async with (
+        aioioth.Stack("null://", ip="10.0.0.1/24") as stack,
+        await stack.start_server(serve, "127.0.0.1", 7),
+    ):
+
+        async def connect(host: str) -> None:
+            with stack.socket() as sock:
+                await stack.sock_connect(sock, (host, 7))
+
+        assert await cancel_everywhere(partial(connect, "localhost"), times=times) > 0
+        # Nobody answers there: cancelled in the midst of connecting.
+        with no_leaks():
+            connecting = asyncio.create_task(connect("10.0.0.9"))
+            await asyncio.sleep(0.01)
+            for _ in range(times):
+                connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+
+
+async def test_names(times: int) -> None:
+    async with aioioth.Stack() as stack:
+        forth = partial(stack.getaddrinfo, "localhost", 7)
+        back = partial(stack.getnameinfo, ("127.0.0.1", 7))
+        for look in forth, back:
+            await look()
+            await cancel_everywhere(look, times=times)
+
+
+async def test_start_tls(times: int, tls: tuple[ssl.SSLContext, ...]) -> None:
+    serving, trusting = tls
+
+    async def upgrade(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await writer.start_tls(serving)
+            await reader.read()
+        except OSError:
+            pass  # the client was cancelled
+        writer.transport.abort()
+
+    async def connect(stack: aioioth.Stack) -> None:
+        _, writer = await stack.open_connection("127.0.0.1", 7)
+        try:
+            await writer.start_tls(trusting, server_hostname="localhost")
+        finally:
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    async with (
+        aioioth.Stack() as stack,
+        await stack.start_server(upgrade, "127.0.0.1", 7),
+    ):
+        await connect(stack)
+        assert await cancel_everywhere(partial(connect, stack), times=times) > 0
+
+
+async def test_tls(times: int, tls: tuple[ssl.SSLContext, ...]) -> None:
+    serving, trusting = tls
+    async with (
+        aioioth.Stack() as stack,
+        await stack.start_server(serve, "127.0.0.1", 7, ssl=serving),
+    ):
+
+        async def connect() -> None:
+            _, writer = await stack.open_connection(
+                "127.0.0.1", 7, ssl=trusting, server_hostname="localhost"
+            )
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+        await connect()
+        assert await cancel_everywhere(connect, times=times) > 0
+
+
+async def test_sendfile(times: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2_000_000))  # more than the sockets hold
+
+    async def swallow(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            while await reader.read(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        writer.transport.abort()
+
+    async with (
+        aioioth.Stack() as stack,
+        await stack.start_server(swallow, "127.0.0.1", 7),
+    ):
+
+        async def send() -> None:
+            _, writer = await stack.open_connection("127.0.0.1", 7)
+            try:
+                with path.open("rb") as file:
+                    await stack.sendfile(writer.transport, file)
+            finally:
+                writer.transport.abort()
+                await asyncio.sleep(0)
+
+        await send()
+        assert await cancel_everywhere(send, times=times) > 0
 
 
 async def test_addresses_and_routes(times: int) -> None:

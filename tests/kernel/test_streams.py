@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,8 +83,7 @@ async def test_where_a_server_listens(calls: Calls, host: Any, expected: Any) ->
     async with await calls.start_server(hello, host, 7007) as server:
         listening = [(s.getsockname()[0], s.family) for s in server.sockets]
         assert sorted(listening) == sorted(expected)
-        if calls.stack is None or len(expected) > 1:  # not so uvloop's own
-            assert isinstance(server, asyncio.Server)
+        assert isinstance(server, asyncio.Server)
         assert server.is_serving()
         assert server.get_loop() is asyncio.get_running_loop()
         for address, _ in listening:
@@ -272,6 +272,121 @@ async def test_tls(calls: Calls, certificate: tuple[Path, Path]) -> None:
             assert await heard(connecting) == b"hello"
         with pytest.raises(ssl.SSLCertVerificationError):
             await calls.open_connection("::1", 7007, ssl=trusting)
+
+
+@dataclass
+class Contexts:
+    """TLS for a server called localhost, and for who trusts it."""
+
+    serving: ssl.SSLContext
+    trusting: ssl.SSLContext
+
+
+@pytest.fixture
+def tls(certificate: tuple[Path, Path]) -> Contexts:
+    key, cert = certificate
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(cert, key)
+    return Contexts(serving, ssl.create_default_context(cafile=str(cert)))
+
+
+async def test_start_tls_of_the_streams(calls: Calls, tls: Contexts) -> None:
+    seen = []
+
+    async def upgrade(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(b"ready\n")
+        await writer.drain()
+        await writer.start_tls(tls.serving, ssl_handshake_timeout=10)
+        seen.append(await reader.readline())
+        writer.write(b"secret answer\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with (
+        asyncio.timeout(10),
+        await calls.start_server(upgrade, "127.0.0.1", 7007),
+    ):
+        reader, writer = await calls.open_connection("127.0.0.1", 7007)
+        assert await reader.readline() == b"ready\n"
+        await writer.start_tls(tls.trusting, server_hostname="localhost")
+        assert writer.get_extra_info("sslcontext") is tls.trusting
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"secret answer\n"
+        writer.close()
+        await writer.wait_closed()
+    assert seen == [b"secret\n"]
+
+
+async def test_start_tls_of_the_loop(calls: Calls, tls: Contexts) -> None:
+    """On both sides, with protocols."""
+    loop = asyncio.get_running_loop()
+
+    class Side(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+            self.made: asyncio.Future[Any] = loop.create_future()
+            self.lost = asyncio.Event()
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            if not self.made.done():
+                self.made.set_result(transport)
+
+        def data_received(self, data: bytes) -> None:
+            self.heard.put_nowait(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost.set()
+
+    accepted = Side()
+    async with asyncio.timeout(10):
+        stack: Any = calls.stack or loop
+        async with await stack.create_server(lambda: accepted, "::1", 7007):
+            plain, protocol = await stack.create_connection(Side, "::1", 7007)
+            mine, theirs = await asyncio.gather(
+                loop.start_tls(
+                    plain, protocol, tls.trusting, server_hostname="localhost"
+                ),
+                loop.start_tls(
+                    await accepted.made, accepted, tls.serving, server_side=True
+                ),
+            )
+            assert mine is not None
+            assert theirs is not None
+            mine.write(b"question")
+            assert await accepted.heard.get() == b"question"
+            theirs.write(b"answer")
+            assert await protocol.heard.get() == b"answer"
+            assert mine.get_extra_info("peername")[:2] == ("::1", 7007)
+            assert mine.get_extra_info("cipher")
+            mine.close()
+            await protocol.lost.wait()
+            await accepted.lost.wait()
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, None), (100, None), (100, 300_000)])
+async def test_sendfile_over_tls(
+    calls: Calls, tls: Contexts, tmp_path: Path, offset: int, count: int | None
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 4000)
+    expected = path.read_bytes()[offset : None if count is None else offset + count]
+    sender: Any = calls.stack or asyncio.get_running_loop()
+
+    async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with path.open("rb") as file:
+            with pytest.raises(RuntimeError, match="fallback is disabled and native"):
+                await sender.sendfile(writer.transport, file, fallback=False)
+            sent = await sender.sendfile(writer.transport, file, offset, count)
+            assert sent == len(expected)
+            assert file.tell() == offset + sent
+        writer.close()
+        await writer.wait_closed()
+
+    async with await calls.start_server(send, "127.0.0.1", 7007, ssl=tls.serving):
+        heard_all = heard(calls.open_connection("127.0.0.1", 7007, ssl=tls.trusting))
+        assert await heard_all == expected
 
 
 async def test_all_errors() -> None:
