@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from typing_extensions import override
 
@@ -44,7 +44,6 @@ async def create_datagram_endpoint(  # noqa: PLR0913  (as the loop's)
         OSError: As asyncio raises it.
         ClosedError: The stack is not open.
     """
-    loop = asyncio.get_running_loop()
     if sock is not None:
         modifiers = {
             "local_addr": local_addr,
@@ -61,7 +60,7 @@ async def create_datagram_endpoint(  # noqa: PLR0913  (as the loop's)
                 f"specified. ({problems})"
             )
             raise ValueError(msg)
-        return await loop.create_datagram_endpoint(protocol_factory, sock=sock)
+        return await _introduced(protocol_factory, sock, None, connected=False)
     options = {
         socket.SO_REUSEPORT: bool(reuse_port),
         socket.SO_BROADCAST: bool(allow_broadcast),
@@ -73,14 +72,33 @@ async def create_datagram_endpoint(  # noqa: PLR0913  (as the loop's)
     made, remote = await _first(stack, candidates, options, connected=connected)
     with ExitStack() as undo:
         undo.callback(made.close)  # ours until the loop has it
-        if remote is None:
-            endpoint = await loop.create_datagram_endpoint(protocol_factory, sock=made)
-            undo.pop_all()
-            return endpoint
-        introduction = _Introduction(protocol_factory(), remote, connected=connected)
-        await loop.create_datagram_endpoint(lambda: introduction, sock=made)
+        endpoint = await _introduced(
+            protocol_factory, made, remote, connected=connected
+        )
         undo.pop_all()
-        return introduction.transport, introduction.protocol
+    return endpoint
+
+
+async def _introduced(
+    protocol_factory: Callable[[], _ProtocolT],
+    sock: socket.socket,
+    remote: SocketAddress,
+    *,
+    connected: bool,
+) -> tuple[asyncio.DatagramTransport, _ProtocolT]:
+    """Give a socket to the loop.
+
+    Cancellation:
+        uvloop (0.23) would leave its transport open; it is aborted.
+    """
+    loop = asyncio.get_running_loop()
+    # Called by the loop, not here: the loops check the socket first.
+    introduction = _Introduction(protocol_factory, remote, connected=connected)
+    with ExitStack() as undo:
+        undo.callback(introduction.abandon)
+        await loop.create_datagram_endpoint(introduction.begin, sock=sock)
+        undo.pop_all()
+    return introduction.transport, introduction.protocol
 
 
 async def _candidates(
@@ -149,20 +167,38 @@ class _Introduction(asyncio.DatagramProtocol):
 
     def __init__(
         self,
-        protocol: Any,  # noqa: ANN401
+        protocol_factory: Callable[[], Any],
         remote: SocketAddress,
         *,
         connected: bool,
     ) -> None:
-        self.protocol = protocol
+        self._factory = protocol_factory
         self._remote, self._connected = remote, connected
-        self.transport: asyncio.DatagramTransport
+        self._abandoned = False
+        self.protocol: Any = None
+        self.transport: Any = None
+
+    def begin(self) -> Self:
+        """Make the protocol; this stands in for it until there is a transport."""
+        self.protocol = self._factory()
+        return self
+
+    def abandon(self) -> None:
+        """Let the transport go, now or as soon as there is one."""
+        self._abandoned = True
+        if self.transport is not None:
+            self.transport.abort()
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # asyncio's own is one in all but its base class (3.11 to 3.13).
+        # asyncio's own is one in all but its base class (3.11).
         inner = cast("asyncio.DatagramTransport", transport)
-        self.transport = _ToRemote(inner, self._remote, connected=self._connected)
+        if self._abandoned:
+            inner.abort()
+            return
+        self.transport = inner
+        if self._remote is not None:
+            self.transport = _ToRemote(inner, self._remote, connected=self._connected)
         inner.set_protocol(self.protocol)
         self.protocol.connection_made(self.transport)
 

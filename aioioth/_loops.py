@@ -74,8 +74,9 @@ class StackLoop(_Loop):
         **kwds: Any,
     ) -> tuple[asyncio.DatagramTransport, asyncio.DatagramProtocol]:
         """See `asyncio.loop.create_datagram_endpoint`."""
-        stack = _stack_for(kwds)
-        if stack is None or kwds.get("family", 0) not in _INTERNET:
+        internet = kwds.get("family", 0) in _INTERNET
+        stack = _stack_for(kwds) if internet else None
+        if stack is None:
             return await super().create_datagram_endpoint(
                 protocol_factory, local_addr, remote_addr, **kwds
             )

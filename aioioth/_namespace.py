@@ -95,8 +95,11 @@ class Namespace:
         """
         nonblocking = kind | socket.SOCK_NONBLOCK
         body = messages.pack_socket(family, nonblocking, protocol)
-        with self._in_use() as descriptor:
+        descriptor = self._enter()
+        try:
             made = self._keeper.ask(messages.SOCKET, body, [descriptor], wanted=1)
+        finally:
+            self._leave()
         # The keeper made it non-blocking; the flag spares us to tell the kernel again.
         return socket.socket(family, nonblocking, protocol, fileno=made[0])
 
@@ -148,13 +151,17 @@ class Namespace:
 
     @contextmanager
     def _in_use(self) -> Generator[int]:
-        with self._lock:
-            descriptor = self.fileno()
-            self._users += 1
+        descriptor = self._enter()
         try:
             yield descriptor
         finally:
             self._leave()
+
+    def _enter(self) -> int:
+        with self._lock:
+            descriptor = self.fileno()
+            self._users += 1
+        return descriptor
 
     def _leave(self) -> None:
         with self._lock:

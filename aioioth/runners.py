@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aioioth._background import running_loop
@@ -52,16 +53,17 @@ def run(
     with Runner(debug=debug, loop_factory=loop_factory) as runner:
         if stack is None or not asyncio.iscoroutine(main):
             return runner.run(main)
-        return runner.run(_in_stack(stack, main))
+        try:
+            return runner.run(_in_stack(stack, main))
+        finally:
+            if getcoroutinestate(main) == CORO_CREATED:
+                main.close()  # the stack could not be opened
 
 
 async def _in_stack(stack: Stack, main: Coroutine[Any, Any, _T]) -> _T:
-    try:
-        async with stack:
-            with stack.activate():
-                return await main
-    finally:
-        main.close()  # if the stack could not be opened; otherwise it has ended
+    async with stack:
+        with stack.activate():
+            return await main
 
 
 class Runner:

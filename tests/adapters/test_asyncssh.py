@@ -47,10 +47,20 @@ def greet(process: asyncssh.SSHServerProcess[str]) -> None:
 async def serving(
     stack: aioioth.Stack, host: str | None = None, port: int = 22
 ) -> AsyncIterator[Any]:
+    connections = []
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            connections.append(conn)
+
     async with await listen(
-        stack, host, port, process_factory=greet, **SERVER
+        stack, host, port, server_factory=Server, process_factory=greet, **SERVER
     ) as acceptor:
         yield acceptor
+    # An acceptor that is closed leaves them alone.
+    for connection in connections:
+        connection.abort()
+        await connection.wait_closed()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,9 @@ async def test_the_address_is_in_use(lan: Lan) -> None:
 async def test_wrong_arguments(lan: Lan) -> None:
     with pytest.raises(TypeError):
         await listen(lan.server, "10.0.0.1", 22, nonsense=True, **SERVER)
-    async with serving(lan.server, "10.0.0.1", 22):
+    with lan.server.socket() as silent:
+        silent.bind(("10.0.0.1", 22))
+        silent.listen()
         with pytest.raises(TypeError):
             await connect(lan.client, "10.0.0.1", 22, nonsense=True, **CLIENT)
     assert lan.client.sockets() == []

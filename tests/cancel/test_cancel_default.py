@@ -45,12 +45,6 @@ async def close_server(server: Any) -> None:
     await server.wait_closed()
 
 
-async def close_transport(pair: Any) -> None:
-    if pair is not None:
-        pair[0].close()
-        await asyncio.sleep(0)
-
-
 async def test_connections(
     stack: aioioth.Stack, options: dict[str, bool], times: int
 ) -> None:
@@ -67,18 +61,6 @@ async def test_servers(
         start = partial(asyncio.start_server, hang_up, None, 7)
         await close_server(await start())
         await cancel_everywhere(start, undo=close_server, times=times)
-
-
-async def test_datagrams(
-    stack: aioioth.Stack, options: dict[str, bool], times: int
-) -> None:
-    with stack.activate(**options):
-        make = partial(
-            asyncio.get_running_loop().create_datagram_endpoint,
-            asyncio.DatagramProtocol,
-            ("10.0.0.1", 9),
-        )
-        await cancel_everywhere(make, undo=close_transport, times=times)
 
 
 def test_run_with_a_stack(times: int) -> None:

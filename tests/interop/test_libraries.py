@@ -199,8 +199,6 @@ async def test_aiohttp_with_tls() -> None:
             async with aiohttp.ClientSession(connector=connector) as session:
                 async with session.get("https://server/") as answer:
                     assert await answer.text() == "10.0.0.2"
-                # As aiohttp wants it: TLS connections take a turn to close.
-            await asyncio.sleep(0.1)
 
 
 async def test_urllib_in_a_thread() -> None:

@@ -466,7 +466,7 @@ async def test_multicast_over_ipv6() -> None:
             endpoint(two, ("::", 0), family=socket.AF_INET6) as (sender, _),
         ):
             join6(receiver, group, there)
-            sender.sendto(b"group", (group, PORT, 0, here))  # type: ignore[arg-type]
+            sender.sendto(b"group", (group, PORT, 0, here))
             assert (await served.next())[0] == b"group"
 
 
@@ -487,7 +487,7 @@ async def test_multicast_inside_a_stack() -> None:
 
 
 async def test_writing_pauses_when_the_neighbour_is_silent() -> None:
-    """Datagrams to who answers no ARP fill the socket's buffer, then the transport's."""
+    """Who answers no ARP fills the socket's buffer, and then the transport's."""
     async with aioioth.Stack("null://", ip="10.0.0.1/24") as stack:
         transport, protocol = await stack.create_datagram_endpoint(
             Heard, remote_addr=("10.0.0.9", PORT)

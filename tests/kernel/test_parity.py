@@ -67,8 +67,8 @@ class Calls(Protocol):
     async def create_server(
         self,
         protocol_factory: Callable[[], asyncio.Protocol],
-        host: str | Sequence[str] | None = None,
-        port: int = ...,
+        host: str | Sequence[str] | None,
+        port: int,
         *,
         family: int = ...,
         flags: int = ...,
@@ -88,7 +88,7 @@ class Calls(Protocol):
         host: None = None,
         port: None = None,
         *,
-        sock: socket.socket = ...,
+        sock: socket.socket,
         backlog: int = 100,
         start_serving: bool = True,
     ) -> asyncio.Server: ...
@@ -101,7 +101,7 @@ class Calls(Protocol):
         port: int | str | None,
         *,
         family: int = 0,
-        type: int = 0,
+        type: int = 0,  # noqa: A002  (as the loop's)
         proto: int = 0,
         flags: int = 0,
     ) -> Sequence[tuple[Any, Any, int, str, Any]]: ...
@@ -706,7 +706,8 @@ async def readable(sock: socket.socket) -> None:
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    return ~(total + (total >> 16)) & 0xFFFF
+    checked: int = ~(total + (total >> 16)) & 0xFFFF
+    return checked
 
 
 async def test_a_raw_socket_pings(stack: aioioth.Stack) -> None:
@@ -716,7 +717,7 @@ async def test_a_raw_socket_pings(stack: aioioth.Stack) -> None:
     with stack.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         sock.connect(("127.0.0.1", 0))
         sock.send(request)
-        kind = 8
+        kind, icmp = 8, b""
         while kind == 8:  # the request comes by, too
             await readable(sock)
             packet = sock.recv(100)
@@ -772,5 +773,6 @@ async def test_all_errors(stack: aioioth.Stack) -> None:
             local_addr=("10.7.7.7", 0),
             all_errors=True,
         )
-    numbers = {error.errno for error in caught.value.exceptions}  # type: ignore[attr-defined]
+    errors: Any = caught.value.exceptions
+    numbers = {error.errno for error in errors}
     assert numbers == {errno.EADDRNOTAVAIL, None}

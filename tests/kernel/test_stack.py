@@ -272,19 +272,33 @@ async def test_a_closed_stack_says_so(echo: Any) -> None:
 
 
 async def test_another_loop_is_refused(echo: Any) -> None:
-    """Sockets are for every thread; what awaits is for the stack's own loop."""
+    """What opens sockets is for every loop; what configures, for the stack's own."""
     async with aioioth.Stack(name="mine") as stack:
 
         def elsewhere() -> None:
             stack.socket().close()
+
+            async def serve() -> None:
+                server = await stack.start_server(echo, "127.0.0.1", 7)
+                _, writer = await stack.open_connection("127.0.0.1", 7)
+                writer.close()
+                await writer.wait_closed()
+                server.close()
+                await server.wait_closed()
+
+            asyncio.run(serve())
+
+            async def events() -> None:
+                stack.events()
+
             for use in (
-                lambda: stack.open_connection("127.0.0.1", 7),
-                lambda: stack.start_server(echo, "127.0.0.1", 7),
                 lambda: stack.add_address("10.0.0.1/24", dev="vde0"),
+                lambda: stack.sysctl("net.ipv4.ip_forward", 1),
+                events,
                 stack.aclose,
             ):
                 with pytest.raises(errors.WrongLoopError, match="another event loop"):
-                    asyncio.run(use())
+                    asyncio.run(use())  # type: ignore[no-untyped-call]
 
         await asyncio.to_thread(elsewhere)
         assert stack in aioioth.stacks()

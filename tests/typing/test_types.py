@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from tests.kernel.test_datagrams import DatagramCalls
+    from tests.kernel.test_parity import Calls
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -151,6 +154,51 @@ async def typed_parity(stack: aioioth.Stack) -> None:
     await server.start_serving()
 
 
+def loops_and_stacks(
+    loop: asyncio.AbstractEventLoop, stack: aioioth.Stack
+) -> tuple[list[Calls], list[DatagramCalls]]:
+    """Both have what the parity tests call."""
+    return [loop, stack], [loop, stack]
+
+
+async def endpoints_typed(stack: aioioth.Stack, sock: socket.socket) -> None:
+    """Their parameters are checked where a stack's methods take any."""
+    assert_type(
+        await endpoints.create_connection(
+            stack,
+            Silent,
+            "::1",
+            7,
+            ssl=True,
+            family=socket.AF_INET6,
+            local_addr=("::1", 0),
+            happy_eyeballs_delay=0.25,
+            interleave=1,
+            all_errors=True,
+        ),
+        tuple[asyncio.Transport, Silent],
+    )
+    assert_type(
+        await endpoints.create_server(
+            stack, Silent, ["::1"], 7, backlog=5, reuse_port=True, keep_alive=True
+        ),
+        asyncio.Server,
+    )
+    assert_type(
+        await stack.create_datagram_endpoint(
+            asyncio.DatagramProtocol, ("::1", 7), allow_broadcast=True
+        ),
+        tuple[asyncio.DatagramTransport, asyncio.DatagramProtocol],
+    )
+    assert_type(
+        await endpoints.create_datagram_endpoint(
+            stack, asyncio.DatagramProtocol, remote_addr=("::1", 7), reuse_port=True
+        ),
+        tuple[asyncio.DatagramTransport, asyncio.DatagramProtocol],
+    )
+    await endpoints.sock_connect(stack, sock, ("::1", 7))
+
+
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(await reader.read())
     await writer.drain()
@@ -189,7 +237,9 @@ def test_parameters_of_the_streams_are_asyncios(name: str) -> None:
     assert keywords(getattr(aioioth.Stack, name)) == expected
 
 
-@pytest.mark.parametrize("name", ["create_connection", "create_server"])
+@pytest.mark.parametrize(
+    "name", ["create_connection", "create_server", "create_datagram_endpoint"]
+)
 def test_parameters_of_the_endpoints_are_the_loops(name: str) -> None:
     theirs = {
         each.name: (each.kind, each.default)

@@ -55,7 +55,9 @@ def test_closed() -> None:
 
 def test_wrong_loop() -> None:
     error = errors.WrongLoopError("stack 'web'")
-    assert str(error).startswith("stack 'web' was opened on another event loop; use it")
+    assert str(error).startswith("stack 'web' was opened on another event loop: it is")
+    error = errors.WrongLoopError("stack 'web'", forked=True)
+    assert str(error).startswith("stack 'web' was opened in the parent process: it is")
 
 
 @pytest.mark.parametrize(
