@@ -40,14 +40,21 @@ __all__ = ["Activation", "current_stack"]
 
 
 class Activation:
-    """What `aioioth.Stack.activate` returns: a context manager, to be used once."""
+    """What `aioioth.Stack.activate` returns, for one ``with`` block at a time.
+
+    Raises:
+        RuntimeError: It is in use already.
+    """
 
     def __init__(self, stack: Stack, *, patch: bool, guard: bool) -> None:
         self._stack = stack
         self._patch, self._guard = patch, guard
-        self._undo = ExitStack()
+        self._undo: ExitStack | None = None
 
     def __enter__(self) -> Stack:
+        if self._undo is not None:
+            msg = f"this activation of {self._stack} is in use: call activate() again"
+            raise RuntimeError(msg)
         with ExitStack() as undo:
             _set(undo, current, self._stack)
             _set(undo, patching, self._patch)
@@ -70,7 +77,9 @@ class Activation:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._undo.close()
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo.close()
 
 
 def _set(undo: ExitStack, variable: ContextVar[_T], value: _T) -> None:

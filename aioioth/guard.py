@@ -8,9 +8,9 @@ nobody notices. Under a guard it fails, and the error says where:
 
 What is watched: internet sockets being opened, bound, connected or given an address to
 send to by Python's socket module; the calls of asyncio's and uvloop's loops that open
-sockets or are given some; and questions to the host's resolver. C libraries with sockets of their own (libpq, gRPC)
-are out of its sight: run the program in an empty network namespace to be sure of them,
-as in ``unshare -Urn``.
+sockets or are given some; and questions to the host's resolver. C libraries with
+sockets of their own (libpq, gRPC) are out of its sight: run the program in an empty
+network namespace to be sure of them, as in ``unshare -Urn``.
 """
 
 from __future__ import annotations

@@ -156,6 +156,18 @@ async def test_nested() -> None:
             assert aioioth.current_stack() is server
 
 
+async def test_one_block_at_a_time() -> None:
+    async with lan() as (_, client):
+        activation = client.activate(patch=True)
+        for _ in range(2):
+            with activation:
+                with pytest.raises(RuntimeError, match=r"call activate\(\) again"):
+                    activation.__enter__()
+                assert aioioth.current_stack() is client
+            assert aioioth.current_stack() is None
+            assert_nothing_patched()
+
+
 async def test_each_task_has_its_own() -> None:
     both = asyncio.Barrier(2)
 
@@ -303,6 +315,10 @@ async def test_the_way_out(patch: bool) -> None:
                 with host.activate(patch=patch):
                     asking = asyncio.open_connection("127.0.0.1", 7007)
                     assert await told(asking) == "127.0.0.1"
+                    with socket.create_connection(("127.0.0.1", 7007)) as sock:
+                        asking = asyncio.to_thread(sock.recv, 100)
+                        assert await asking == b"127.0.0.1"
+                        assert not is_in(client, sock)
 
 
 # The loop's calls

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ connecting("wrong_local", "127.0.0.1", PORT, local_addr=("::1", 0))
 connecting("wrong_family", "127.0.0.1", PORT, family=socket.AF_INET6)
 connecting("wrong_ipv6_family", "::1", PORT, family=socket.AF_INET)
 calling("unknown_server", "create_server", "10.9.9.9", PORT)
-calling("unknown_server_ipv6", "create_server", ["::1", "fd00::9"], PORT)
+calling("unknown_server_ipv6", "create_server", "fd00::9", PORT)
 calling("unknown_datagram", "create_datagram_endpoint", ("10.9.9.9", PORT))
 calling("scopeless_server", "create_server", "fe80::1", PORT)
 
@@ -283,16 +284,6 @@ async def socket_that_is_not_connected(side: Side) -> None:
             await reader.read()
         finally:
             writer.close()
-
-
-@case
-async def protocol_factory_that_fails(side: Side) -> None:
-    def factory() -> asyncio.Protocol:
-        msg = "no protocol today"
-        raise ZeroDivisionError(msg)
-
-    async with await side.calls.create_server(asyncio.Protocol, *FREE):
-        await side.calls.create_connection(factory, *FREE)
 
 
 @case
@@ -476,6 +467,8 @@ UVLOOPS_OWN = {
     "ssl_shutdown_timeout_zero",
     "sendfile_after_closing",
 }
+if sys.version_info >= (3, 13):  # asyncio has changed
+    UVLOOPS_OWN |= {"unknown_server", "unknown_server_ipv6"}
 
 
 @dataclass(frozen=True)
@@ -553,3 +546,18 @@ async def test_uvloops_own_error(name: str, certificate: tuple[Path, Path]) -> N
     )
     same = (theirs.kind, theirs.number) == (asyncios.kind, asyncios.number)
     assert same == (name not in UVLOOPS_OWN)
+
+
+async def test_a_protocol_factory_that_fails() -> None:
+    """Nothing is left open, where asyncio's own call leaves its socket behind."""
+
+    def factory() -> asyncio.Protocol:
+        msg = "no protocol today"
+        raise ZeroDivisionError(msg)
+
+    async with (
+        aioioth.Stack() as stack,
+        await stack.create_server(asyncio.Protocol, *FREE),
+    ):
+        with pytest.raises(ZeroDivisionError, match="no protocol today"):
+            await stack.create_connection(factory, *FREE)
