@@ -316,8 +316,8 @@ async def test_the_way_out(patch: bool) -> None:
                     asking = asyncio.open_connection("127.0.0.1", 7007)
                     assert await told(asking) == "127.0.0.1"
                     with socket.create_connection(("127.0.0.1", 7007)) as sock:
-                        asking = asyncio.to_thread(sock.recv, 100)
-                        assert await asking == b"127.0.0.1"
+                        received = await asyncio.to_thread(sock.recv, 100)
+                        assert received == b"127.0.0.1"
                         assert not is_in(client, sock)
 
 
