@@ -39,10 +39,22 @@ class SocketInfo:
         return f"fd {self.fd}: family {self.family}, type {self.type}"
 
 
-def describe(descriptor: int) -> SocketInfo:
-    """Return what is known about a socket of this process."""
-    # A copy, since the socket object closes what it is given.
-    with socket.socket(fileno=os.dup(descriptor)) as sock:
+def describe(descriptor: int) -> SocketInfo | None:
+    """Return what is known about a socket of this process.
+
+    None if it is none any more: another thread has closed it.
+    """
+    try:
+        # A copy, since the socket object closes what it is given.
+        copy = os.dup(descriptor)
+    except OSError:
+        return None
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:  # another file has the number now
+        os.close(copy)
+        return None
+    with sock:
         local = remote = None
         with contextlib.suppress(OSError):
             local = sock.getsockname()

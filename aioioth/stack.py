@@ -178,7 +178,8 @@ class Stack(StackCalls):
         """
         parts = self._parts()
         own = parts.netlink.fileno()
-        return [describe(fd) for fd in parts.space.sockets() if fd != own]
+        found = (describe(fd) for fd in parts.space.sockets() if fd != own)
+        return [info for info in found if info is not None]
 
     @carried_call
     def events(self) -> EventStream:
