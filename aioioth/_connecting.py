@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohappyeyeballs
-
-from aioioth._literals import is_name
 
 if TYPE_CHECKING:
     from aioioth.names import AddressInfo
     from aioioth.stack import Stack
 
 SocketAddress = Any  # as its family has it
+
+_CONNECTING = {errno.EALREADY, errno.EINPROGRESS, errno.EINTR}
+
+_PROTOCOLS: dict[int, int] = {
+    socket.SOCK_STREAM: socket.IPPROTO_TCP,
+    socket.SOCK_DGRAM: socket.IPPROTO_UDP,
+}
 
 # Since this change to asyncio (3.13), what it says about a failed bind has the number
 # in it, and an address that the host lacks is passed over by servers (bpo-30945).
@@ -36,25 +43,48 @@ async def addresses(
     Raises:
         OSError: There is none.
     """
-    wanted: Any = {"family": family, "type": kind, "proto": proto, "flags": flags}
-    beyond = None if host is None or is_name(host) else _impossible_port(port)
-    infos = await stack.getaddrinfo(host, port if beyond is None else 0, **wanted)
+    literal = _literal(host, port, family=family, kind=kind, proto=proto)
+    if literal is not None:
+        return [literal]
+    infos = await stack.getaddrinfo(
+        host, port, family=family, type=kind, proto=proto, flags=flags
+    )
     if not infos:
         msg = "getaddrinfo() returned empty list"
         raise OSError(msg)
-    if beyond is not None:
-        # asyncio does not look literal addresses up, so it is the socket that refuses.
-        # glibc would take the number modulo 65536.
-        return [(*info[:4], (info[4][0], beyond, *info[4][2:])) for info in infos]
     return infos
 
 
-def _impossible_port(port: object) -> int | None:
-    try:
-        number = int(port)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+def _literal(
+    host: str | bytes | None,
+    port: int | str | bytes | None,
+    *,
+    family: int,
+    kind: int,
+    proto: int,
+) -> AddressInfo | None:
+    """Return what a literal address means, or None if there is more to know.
+
+    asyncio looks literal addresses up as little as this, so that an impossible port is
+    refused by the socket; glibc would take it modulo 65536. It is quicker, too.
+    """
+    if kind not in _PROTOCOLS or proto not in {0, _PROTOCOLS[kind]}:
         return None
-    return None if 0 <= number < 1 << 16 else number
+    if not isinstance(host, (str, bytes)):
+        return None
+    text = host if isinstance(host, str) else host.decode("ascii", "replace")
+    try:
+        number = int(port or 0)
+    except (TypeError, ValueError):  # the name of a service, or nonsense
+        return None
+    families = [family] if family else [socket.AF_INET, socket.AF_INET6]
+    for each in families:
+        with suppress(OSError, ValueError):
+            socket.inet_pton(each, text)
+            address: Any = (text, number, 0, 0)[: 4 if each == socket.AF_INET6 else 2]
+            known = socket.AddressFamily(each), socket.SocketKind(kind)
+            return *known, _PROTOCOLS[kind], "", address
+    return None
 
 
 async def connect_socket(sock: socket.socket, address: SocketAddress) -> None:
@@ -69,9 +99,18 @@ async def connect_socket(sock: socket.socket, address: SocketAddress) -> None:
     try:
         sock.connect(address)
     except (BlockingIOError, InterruptedError):
-        pass
+        # On lo everything has been said by now; to ask spares a turn of the loop.
+        code = sock.connect_ex(address)
     else:
         return
+    if code in _CONNECTING:
+        code = await _outcome(sock)
+    if code:
+        raise OSError(code, f"Connect call failed {address}")
+
+
+async def _outcome(sock: socket.socket) -> int:
+    """Wait until the kernel has connected a socket, or failed; return which error."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
     descriptor = sock.fileno()
@@ -80,9 +119,7 @@ async def connect_socket(sock: socket.socket, address: SocketAddress) -> None:
         await done
     finally:
         loop.remove_writer(descriptor)
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, f"Connect call failed {address}")
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def _finish(done: asyncio.Future[None]) -> None:
@@ -133,6 +170,16 @@ class _Attempts:
             errors.append(error)
             raise
         self._errors_of[sock] = errors
+        return sock
+
+    async def only(self, info: AddressInfo) -> socket.socket:
+        """Make the only attempt, without a race."""
+        sock = self.open(info)
+        try:
+            await self.sock_connect(sock, info[4])
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     async def sock_connect(self, sock: socket.socket, address: SocketAddress) -> None:
@@ -187,10 +234,13 @@ async def connect(
     Raises:
         OSError: As asyncio's loop raises it.
     """
-    attempts: Any = _Attempts(stack, local)
+    attempts = _Attempts(stack, local)
     try:
+        if len(infos) == 1:
+            return await attempts.only(infos[0])
+        racing: Any = attempts  # a loop, as far as aiohappyeyeballs needs one
         return await aiohappyeyeballs.start_connection(
-            infos, loop=attempts, socket_factory=attempts.open, **timing
+            infos, loop=racing, socket_factory=racing.open, **timing
         )
     except OSError:
         errors = attempts.errors

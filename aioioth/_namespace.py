@@ -11,6 +11,7 @@ from aioioth._fd import OwnedFd
 from aioioth._fork import forget_in_children
 from aioioth._keeper import messages
 from aioioth._linux.sockets import sockets_of
+from aioioth._spares import SpareSockets
 from aioioth.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Namespace:
         self._label = label
         self._keeper = keeper
         self._channel = channel
+        self._spares = SpareSockets(channel.loop)
         self._lock = threading.Lock()
         self._users = 1  # ourselves, until closed
         self._closed = False
@@ -94,14 +96,19 @@ class Namespace:
             ClosedError: The namespace was closed before.
         """
         nonblocking = kind | socket.SOCK_NONBLOCK
-        body = messages.pack_socket(family, nonblocking, protocol)
-        descriptor = self._enter()
+        wanted = int(family), int(nonblocking), int(protocol)
+        namespace = self._enter()
         try:
-            made = self._keeper.ask(messages.SOCKET, body, [descriptor], wanted=1)
+            descriptor, count = self._spares.take(wanted)
+            if descriptor is None:
+                body = messages.pack_socket(*wanted, count)
+                made = self._keeper.ask(messages.SOCKET, body, [namespace], wanted=1)
+                descriptor = made.pop()
+                self._spares.keep(wanted, made)
         finally:
             self._leave()
         # The keeper made it non-blocking; the flag spares us to tell the kernel again.
-        return socket.socket(family, nonblocking, protocol, fileno=made[0])
+        return socket.socket(family, nonblocking, protocol, fileno=descriptor)
 
     async def tap(self, name: str) -> int:
         """Make TAP interface ``name`` and return its descriptor, the caller's to close.
@@ -126,13 +133,16 @@ class Namespace:
             OSError: There is no such sysctl, or it does not take the value.
         """
         body = f"{name}={value}".encode()
+        self._spares.drop()  # a socket keeps some settings of the time it was made
         with self._in_use() as descriptor:
             await self._channel.ask(messages.SYSCTL, body, [descriptor], wanted=0)
 
     def sockets(self) -> list[int]:
         """Return the descriptors of this process that are sockets in the namespace."""
         with self._in_use() as descriptor:
-            return sockets_of(descriptor)
+            found = sockets_of(descriptor)
+        spare = self._spares.descriptors()
+        return [each for each in found if each not in spare]
 
     def close(self) -> None:
         """Let go. Sockets that are still open keep the namespace alive. Idempotent."""
@@ -140,10 +150,12 @@ class Namespace:
             if self._closed:
                 return
             self._closed = True
+        self._spares.close()
         self._leave()
 
     def forget_in_child(self) -> None:
         """Stay usable in a forked child; the threads that used it are not there."""
+        self._spares.forget_in_child()
         was_open, self._users = self._users > 0, 1
         self._lock = threading.Lock()
         if self._closed and was_open:

@@ -6,7 +6,7 @@ What sockets raise inside streams is never wrapped: a refused connection is
     AioiothError
     ├── ClosedError (RuntimeError)            you: the stack is closed or not open yet
     ├── WrongLoopError (RuntimeError)         you: the stack belongs to another loop
-    ├── LeakError                             you: a guard saw a socket outside
+    ├── LeakError (RuntimeError)              you: a guard saw a socket outside
     ├── BusyError (OSError, EBUSY)            you: something is still in use
     ├── BrokenTransportError (OSError)        outside: the virtual network is gone
     │   └── HandshakeTimeoutError (TimeoutError)
@@ -84,11 +84,10 @@ class WrongLoopError(AioiothError, RuntimeError):
         )
 
 
-class LeakError(AioiothError):
+class LeakError(AioiothError, RuntimeError):
     """A guard saw something use the network outside of its stacks.
 
-    Neither an `OSError` nor a `RuntimeError`: libraries take those for bad luck and try
-    again.
+    Not an `OSError`, which libraries take for bad luck and try again.
 
     Attributes:
         place: The line of the program or library, ``FILE:LINE``.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from aioioth._fork import forget_in_children
 from aioioth.errors import BrokenTransportError
 
 if TYPE_CHECKING:
@@ -56,10 +57,15 @@ class Switch:
         self._full_until = 0.0
         # Ports may belong to different threads. Held for a few microseconds.
         self._lock = threading.Lock()
+        forget_in_children(self)
 
     @override
     def __str__(self) -> str:
         return self.name
+
+    def forget_in_child(self) -> None:
+        """Be usable after a fork, whoever was forwarding just then."""
+        self._lock = threading.Lock()
 
     @property
     def ports(self) -> tuple[SwitchPort, ...]:

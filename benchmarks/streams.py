@@ -2,8 +2,8 @@
 
     python benchmarks/streams.py
 
-Client and server are on one event loop, as in a test or a small service. The places take
-turns, in the same run, so that a busy machine is busy for all:
+Client and server are on one event loop, as in a test or a small service. The places
+take turns, in the same run, so that a busy machine is busy for all:
 
 * host: plain asyncio, on ``lo`` of the namespace that the run is in. The peer.
 * lo in a stack: the same program with ``stack.`` in front of its calls.

@@ -294,7 +294,7 @@ class Channel:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._sequence = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[list[int]], int]] = {}
         self._slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
@@ -329,7 +329,7 @@ class Channel:
         except (BrokenPipeError, ConnectionResetError):
             self._lose()
             raise _GoneError from None
-        answer: asyncio.Future[list[int]] = self._loop.create_future()
+        answer: asyncio.Future[list[int]] = self.loop.create_future()
         self._pending[sequence] = answer, wanted
         try:
             return await answer
@@ -343,7 +343,7 @@ class Channel:
         if self._sock is None:
             self._sock, self._process = self._keeper.connect()
             self._sock.setblocking(False)
-            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+            self.loop.add_reader(self._sock.fileno(), self._on_readable)
         return self._sock
 
     def _on_readable(self) -> None:
@@ -385,8 +385,8 @@ class Channel:
         """Close our end; requests under way are told to ask again."""
         sock, self._sock = self._sock, None
         if sock is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(sock.fileno())
+            if not self.loop.is_closed():
+                self.loop.remove_reader(sock.fileno())
             sock.close()
         pending, self._pending = self._pending, {}
         for answer, _ in pending.values():

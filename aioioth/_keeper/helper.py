@@ -264,7 +264,7 @@ class Keeper:
         except OSError as error:
             raise StepError(error, "entering a network namespace") from None
         if operation == messages.SOCKET:
-            return [self._socket(body)]
+            return self._sockets(body)
         if operation == messages.TAP:
             return [self._tap(body)]
         if operation == messages.SYSCTL:
@@ -283,12 +283,17 @@ class Keeper:
         return namespace
 
     @staticmethod
-    def _socket(body: bytes) -> int:
-        family, kind, protocol = messages.unpack_socket(body)
+    def _sockets(body: bytes) -> list[int]:
+        """Return one socket at least, and as many more as there can be."""
+        family, kind, protocol, count = messages.unpack_socket(body)
+        made: list[int] = []
         try:
-            return _socket.socket(family, kind, protocol).detach()
+            while len(made) < count:
+                made.append(_socket.socket(family, kind, protocol).detach())
         except OSError as error:
-            raise StepError(error, "socket") from None
+            if not made:
+                raise StepError(error, "socket") from None
+        return made
 
     @staticmethod
     def _tap(name: bytes) -> int:

@@ -28,19 +28,19 @@ VERSION = 1
 # Operations. In brackets: descriptors sent -> descriptors returned.
 USER_NAMESPACE = 1  # body empty [-> user namespace, or none when there is none]
 NETWORK_NAMESPACE = 2  # body: sysctl lines to write in it [-> network namespace]
-SOCKET = 3  # body: family, type, protocol as i32 [namespace -> socket]
+SOCKET = 3  # body: family, type, protocol, count as i32 [namespace -> sockets]
 TAP = 4  # body: interface name [namespace -> TAP]
 SYSCTL = 5  # body: sysctl lines [namespace ->]
 CHANNEL = 6  # body empty; no reply [one end of a new SEQPACKET pair ->]
 
 MAX_MESSAGE = 8192
-MAX_DESCRIPTORS = 4
+MAX_DESCRIPTORS = 8
 
 _ANCILLARY = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
 
 _REQUEST = struct.Struct("=BBH")
 _REPLY = struct.Struct("=BBHi")
-_SOCKET = struct.Struct("=iii")
+_SOCKET = struct.Struct("=iiii")
 
 
 def pack_request(operation: int, sequence: int, body: bytes = b"") -> bytes:
@@ -65,15 +65,15 @@ def unpack_reply(message: bytes) -> tuple[int, int, int, bytes]:
     return version, sequence, errno, message[_REPLY.size :]
 
 
-def pack_socket(family: int, kind: int, protocol: int) -> bytes:
+def pack_socket(family: int, kind: int, protocol: int, count: int = 1) -> bytes:
     """Return the body of a SOCKET request."""
-    return _SOCKET.pack(family, kind, protocol)
+    return _SOCKET.pack(family, kind, protocol, count)
 
 
-def unpack_socket(body: bytes) -> tuple[int, int, int]:
-    """Return family, type and protocol of a SOCKET request."""
-    family, kind, protocol = _SOCKET.unpack(body)
-    return family, kind, protocol
+def unpack_socket(body: bytes) -> tuple[int, int, int, int]:
+    """Return family, type, protocol and count of a SOCKET request."""
+    family, kind, protocol, count = _SOCKET.unpack(body)
+    return family, kind, protocol, count
 
 
 def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioioth._spares import drop_all_spares
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -63,7 +65,8 @@ def no_leaks() -> Generator[None]:
 
 
 def look() -> _Belongings:
-    """Return what this process holds now."""
+    """Return what this process holds now, except for sockets that stacks keep ready."""
+    drop_all_spares()
     processes = _descendants()
     return _Belongings(
         descriptor=Counter(_descriptors()),

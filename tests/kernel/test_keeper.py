@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -18,6 +20,7 @@ import pytest
 
 import aioioth
 from aioioth import _manager
+from aioioth.testing import no_leaks
 
 
 def keeper_pid() -> int:
@@ -143,6 +146,57 @@ async def test_sockets_from_many_threads() -> None:
                     pass
             assert sum(await asyncio.gather(*work)) == 800
         assert stack.sockets() == []
+
+
+async def test_a_burst_of_sockets() -> None:
+    """The keeper then makes some more at once; nobody sees them."""
+    async with aioioth.Stack() as stack:
+        with no_leaks():
+            made = [stack.socket() for _ in range(20)]
+            assert [info.fd for info in stack.sockets()] == sorted(
+                sock.fileno() for sock in made
+            )
+            for sock in made:
+                assert sock.getsockname() == ("0.0.0.0", 0)
+                assert not sock.getblocking()
+                sock.close()
+            assert stack.sockets() == []
+        await stack.aclose(strict=True)
+
+
+async def test_a_burst_heeds_new_settings() -> None:
+    async with aioioth.Stack() as stack:
+
+        def v6only() -> set[int]:
+            found = set()
+            for _ in range(10):
+                with stack.socket(socket.AF_INET6) as sock:
+                    option = socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+                    found.add(sock.getsockopt(*option))
+            return found
+
+        assert v6only() == {0}
+        await stack.sysctl("net.ipv6.bindv6only", 1)
+        assert v6only() == {1}
+
+
+async def test_a_burst_at_the_limit_of_descriptors() -> None:
+    async with aioioth.Stack() as stack:
+        made = []
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (len(_descriptors()) + 20, before[1])
+        )
+        try:
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                while True:
+                    made.append(stack.socket())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            for sock in made:
+                sock.close()
+        assert caught.value.errno == errno.EMFILE
+        stack.socket().close()
 
 
 async def test_a_forked_child_uses_the_stack(echo: Any) -> None:

@@ -239,6 +239,9 @@ async def test_what_a_connection_knows(calls: Calls) -> None:
 
     async with await calls.create_server(accept, "::1", PORT):
         transport, protocol = await calls.create_connection(Heard, "::1", PORT)
+        async with asyncio.timeout(PATIENCE):
+            while not accepted:
+                await asyncio.sleep(0)
         own = transport.get_extra_info("sockname")
         assert transport.get_extra_info("peername") == ("::1", PORT, 0, 0)
         assert own[0] == "::1"

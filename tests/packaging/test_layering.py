@@ -35,7 +35,7 @@ PERMITTED = [
     (OURS / "wire", {"aioioth.errors", "aioioth.wire"}),
     (OURS / "errors.py", set()),
     (OURS / "vnl.py", {"aioioth.errors"}),
-    (OURS / "switch.py", {"aioioth.errors"}),
+    (OURS / "switch.py", {"aioioth.errors", "aioioth._fork"}),
     (OURS / "abc.py", set()),
     (OURS / "_keeper" / "helper.py", set()),
     (OURS / "_keeper" / "messages.py", set()),

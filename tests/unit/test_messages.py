@@ -36,8 +36,8 @@ def test_bytes_of_a_reply() -> None:
 
 @little_endian
 def test_bytes_of_a_socket() -> None:
-    body = messages.pack_socket(socket.AF_INET, socket.SOCK_DGRAM, 17)
-    assert body == b"\x02\0\0\0\x02\0\0\0\x11\0\0\0"
+    body = messages.pack_socket(socket.AF_INET, socket.SOCK_DGRAM, 17, 8)
+    assert body == b"\x02\0\0\0\x02\0\0\0\x11\0\0\0\x08\0\0\0"
 
 
 @given(st.integers(0, 255), st.integers(0, 0xFFFF), st.binary())
@@ -57,10 +57,12 @@ def test_a_reply_survives_the_wire(number: int, code: int, body: bytes) -> None:
     assert messages.unpack_reply(reply) == (messages.VERSION, number, code, body)
 
 
-@given(*[st.integers(-(2**31), 2**31 - 1)] * 3)
-def test_a_socket_survives_the_wire(family: int, kind: int, protocol: int) -> None:
-    body = messages.pack_socket(family, kind, protocol)
-    assert messages.unpack_socket(body) == (family, kind, protocol)
+@given(*[st.integers(-(2**31), 2**31 - 1)] * 4)
+def test_a_socket_survives_the_wire(
+    family: int, kind: int, protocol: int, count: int
+) -> None:
+    body = messages.pack_socket(family, kind, protocol, count)
+    assert messages.unpack_socket(body) == (family, kind, protocol, count)
 
 
 @given(st.binary(max_size=3))
