@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # <linux/if_packet.h>, <linux/if_ether.h>, Linux 6.1
 SOL_PACKET = 263
+PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
 
@@ -106,6 +107,10 @@ class PacketDevice:
         try:
             netdevice.switch_offloads_off(netlink.fileno(), name)
             sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            # For some milliseconds after both ends are up, the far end's queue throws
+            # everything away (noop_qdisc, until the kernel's linkwatch has run), and a
+            # lost first packet costs a second.
+            sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
             # Up before bound: on an interface that is down the socket gets an error
             # (ENETDOWN), and libuv gives up a descriptor with an error for good.

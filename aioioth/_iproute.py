@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aioioth._linux import netdevice
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 
 # <linux/if_addr.h>, Linux 6.1
 _IFA_F_NODAD = 0x02
+# <linux/rtnetlink.h>
+_RTN_LOCAL = 2
+
+# The kernel's worker takes microseconds, on a busy machine some milliseconds.
+_LOCAL_SECONDS = 1.0
 
 
 async def add_veth(
@@ -65,6 +72,28 @@ async def change_address(
         attributes["broadcast"] = str(address.network.broadcast_address)
     with netlink.translated(request):
         await netlink.addr(command, **attributes)
+    if address.version == 6 and command != "del":
+        await _wait_until_local(netlink, str(address.ip), dev)
+
+
+async def _wait_until_local(netlink: Netlink, address: str, dev: str) -> None:
+    """Wait until the kernel takes what is sent to an IPv6 address of its own.
+
+    A worker thread of the kernel's makes the route to itself, some time after the
+    request was answered. What comes before is thrown away, and a neighbour's answer that
+    is lost is asked for a second later. A link that is down has no such route.
+    """
+    if not netdevice.interface_is_up(netlink.fileno(), dev):
+        return
+    index = netdevice.interface_index(netlink.fileno(), dev)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _LOCAL_SECONDS
+    while loop.time() < deadline:
+        with suppress(NetlinkError), netlink.translated(f"ip route get {address}"):
+            for route in await netlink.route("get", dst=address, oif=index):
+                if route["type"] == _RTN_LOCAL:
+                    return
+        await asyncio.sleep(0.001)
 
 
 async def add_link_local(netlink: Netlink, dev: str) -> None:

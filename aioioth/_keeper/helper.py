@@ -230,6 +230,9 @@ class Keeper:
             reply = messages.pack_reply(sequence)
         except StepError as failure:
             reply = messages.pack_reply(sequence, failure.errno, failure.step.encode())
+        if self.failure is None:
+            # Before the reply: who has it may look where we are, and let go of a stack.
+            setns(self.home, CLONE_NEWNET)
         try:
             messages.send(channel, reply, made)
         finally:
@@ -237,8 +240,6 @@ class Keeper:
             for descriptor in made:
                 if descriptor != self.user_namespace:
                     os.close(descriptor)
-            if self.failure is None:
-                setns(self.home, CLONE_NEWNET)
 
     def _check(self, version: int) -> None:
         if version != messages.VERSION:

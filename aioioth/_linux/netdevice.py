@@ -95,8 +95,22 @@ def interface_running(sock: int, name: str) -> bool:
     Raises:
         OSError: There is no such interface (ENODEV).
     """
+    return bool(_interface_flags(sock, name) & IFF_RUNNING)
+
+
+def interface_is_up(sock: int, name: str) -> bool:
+    """Tell whether interface ``name`` is up, with a carrier or without.
+
+    Raises:
+        OSError: There is no such interface (ENODEV).
+    """
+    return bool(_interface_flags(sock, name) & IFF_UP)
+
+
+def _interface_flags(sock: int, name: str) -> int:
     answer = fcntl.ioctl(sock, SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), 0))
-    return bool(_IFREQ_FLAGS.unpack(answer)[1] & IFF_RUNNING)
+    flags: int = _IFREQ_FLAGS.unpack(answer)[1]
+    return flags
 
 
 def switch_offloads_off(sock: int, name: str) -> None:

@@ -489,7 +489,9 @@ async def a_name_of_two_families() -> None:
             async with serving(listener, echo) as port:
                 assert v4.extra(SocketAttribute.local_address) == ("10.0.0.1", port)
                 assert v6.extra(SocketAttribute.local_address) == ("fd00::1", port)
-                async with await two.connect_tcp("both", port) as stream:
+                async with await two.connect_tcp(
+                    "both", port, happy_eyeballs_delay=PATIENCE
+                ) as stream:
                     # IPv6 goes first, whatever the order of the answers.
                     assert stream.extra(SocketAttribute.family) is socket.AF_INET6
                     await stream.send(b"hello")
