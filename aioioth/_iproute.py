@@ -80,8 +80,8 @@ async def _wait_until_local(netlink: Netlink, address: str, dev: str) -> None:
     """Wait until the kernel takes what is sent to an IPv6 address of its own.
 
     A worker thread of the kernel's makes the route to itself, some time after the
-    request was answered. What comes before is thrown away, and a neighbour's answer that
-    is lost is asked for a second later. A link that is down has no such route.
+    request was answered. What comes before is thrown away, and a neighbour's answer
+    that is lost is asked for a second later. A link that is down has no such route.
     """
     if not netdevice.interface_is_up(netlink.fileno(), dev):
         return

@@ -60,18 +60,13 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
 def _open_reply(
     message: bytes, descriptors: list[int], wanted: int
 ) -> tuple[int, list[int] | OSError]:
     """Return the reply's sequence number, and its descriptors or its error."""
     version, sequence, code, body = messages.unpack_reply(message)
     if version != messages.VERSION or code == errno.EPROTO:
-        _close_all(descriptors)
+        messages.close_all(descriptors)
         return sequence, KeeperError(
             "speaks another version of the protocol: aioioth was upgraded while this "
             "program ran. Restart the program",
@@ -81,7 +76,7 @@ def _open_reply(
         return sequence, _preflight.explain(body.decode(), code)
     if len(descriptors) < wanted:
         # The kernel drops what does not fit into our table (SCM_RIGHTS, unix(7)).
-        _close_all(descriptors)
+        messages.close_all(descriptors)
         return sequence, OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return sequence, descriptors
 
@@ -244,7 +239,7 @@ class Keeper:
         request = messages.pack_request(operation, sequence, body)
         try:
             messages.send(sock, request, sent)
-            message, descriptors = messages.receive(sock)
+            message, descriptors = messages.receive_reply(sock)
         except BlockingIOError:
             # The answer may still come; that stream is out of step for good.
             if self._process is not None:
@@ -255,6 +250,7 @@ class Keeper:
         except (BrokenPipeError, ConnectionResetError):
             raise _GoneError from None
         if not message:
+            messages.close_all(descriptors)
             raise _GoneError
         answered, outcome = _open_reply(message, descriptors, wanted)
         assert answered == sequence, "one request at a time, under the lock"
@@ -301,6 +297,7 @@ class Channel:
         self._sock: socket.socket | None = None
         self._process: _Process | None = None
         self._closed = False
+        self._parcel: list[int] = []  # of the reply that comes next
 
     async def ask(
         self, operation: int, body: bytes, sent: Sequence[int], *, wanted: int
@@ -336,7 +333,7 @@ class Channel:
         except asyncio.CancelledError:
             # Cancelled in the very turn in which the answer came.
             if answer.done() and not answer.cancelled() and not answer.exception():
-                _close_all(answer.result())
+                messages.close_all(answer.result())
             raise
 
     def _connected(self) -> socket.socket:
@@ -358,6 +355,10 @@ class Channel:
         if not message:
             self._lose()
             return
+        if message == messages.PARCEL:
+            self._parcel = descriptors
+            return
+        descriptors, self._parcel = self._parcel, []
         sequence = messages.unpack_reply(message)[1]
         answer, wanted = self._pending.pop(sequence)
         _, outcome = _open_reply(message, descriptors, wanted)
@@ -365,7 +366,7 @@ class Channel:
             if not answer.done():
                 answer.set_exception(outcome)
         elif answer.done():
-            _close_all(outcome)
+            messages.close_all(outcome)
         else:
             answer.set_result(outcome)
 
@@ -388,6 +389,8 @@ class Channel:
             if not self.loop.is_closed():
                 self.loop.remove_reader(sock.fileno())
             sock.close()
+        parcel, self._parcel = self._parcel, []
+        messages.close_all(parcel)
         pending, self._pending = self._pending, {}
         for answer, _ in pending.values():
             if not answer.done():
@@ -398,4 +401,6 @@ class Channel:
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+        parcel, self._parcel = self._parcel, []
+        messages.close_all(parcel)
         self._pending = {}

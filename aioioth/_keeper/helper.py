@@ -234,12 +234,11 @@ class Keeper:
             # Before the reply: who has it may look where we are, and let go of a stack.
             setns(self.home, CLONE_NEWNET)
         try:
-            messages.send(channel, reply, made)
+            if made:
+                messages.send(channel, messages.PARCEL, made)
         finally:
-            # After the reply: whoever waits for it need not wait for this.
-            for descriptor in made:
-                if descriptor != self.user_namespace:
-                    os.close(descriptor)
+            messages.close_all([each for each in made if each != self.user_namespace])
+        messages.send(channel, reply, ())
 
     def _check(self, version: int) -> None:
         if version != messages.VERSION:

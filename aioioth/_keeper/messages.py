@@ -6,6 +6,10 @@ on the same machine. Descriptors travel beside the bytes (SCM_RIGHTS).
     request   version u8, operation u8, sequence u16, body
     reply     version u8, 0, sequence u16, errno i32, body
 
+Descriptors for the program come before their reply, in a message of their own (PARCEL).
+The keeper closes its copies in between, so that nobody has one but the program once it
+has the reply: it may close a socket and expect its port to be free.
+
 The namespace that a request is about is always its first descriptor, so the keeper
 remembers nothing and another one can take over at any message.
 
@@ -16,6 +20,7 @@ nothing but the standard library, and little of that.
 from __future__ import annotations
 
 import array
+import os
 import socket
 import struct
 
@@ -35,6 +40,8 @@ CHANNEL = 6  # body empty; no reply [one end of a new SEQPACKET pair ->]
 
 MAX_MESSAGE = 8192
 MAX_DESCRIPTORS = 8
+
+PARCEL = b"+"  # shorter than any reply
 
 _ANCILLARY = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
 
@@ -81,6 +88,24 @@ def send(channel: socket.socket, message: bytes, descriptors: Sequence[int]) -> 
     # The module's own socket.send_fds takes a microsecond more, and each socket two.
     packed = array.array("i", descriptors)
     channel.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
+
+
+def receive_reply(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Wait for a reply and its descriptors, which the caller then owns."""
+    message, descriptors = receive(channel)
+    if message == PARCEL:
+        try:
+            message, _ = receive(channel)
+        except BaseException:
+            close_all(descriptors)
+            raise
+    return message, descriptors
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors that are ours."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:

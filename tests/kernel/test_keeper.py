@@ -148,6 +148,22 @@ async def test_sockets_from_many_threads() -> None:
         assert stack.sockets() == []
 
 
+async def test_the_keeper_keeps_no_socket() -> None:
+    """Not even for a moment: what the program closes is closed."""
+
+    def held() -> int:
+        folder = f"/proc/{keeper_pid()}/fd"
+        links = [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
+        return sum(link.startswith("socket:") for link in links)
+
+    async with aioioth.Stack() as stack:
+        stack.socket().close()
+        before = held()
+        for _ in range(100):
+            with stack.socket():
+                assert held() == before
+
+
 async def test_a_burst_of_sockets() -> None:
     """The keeper then makes some more at once; nobody sees them."""
     async with aioioth.Stack() as stack:
