@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 import re
-import secrets
 import socket
 import struct
 from contextlib import ExitStack
@@ -91,6 +89,8 @@ class Description:
 
     def pack(self) -> bytes:
         """Return it as JSON."""
+        import json  # few programs share a stack
+
         return json.dumps(asdict(self)).encode()
 
     @classmethod
@@ -100,6 +100,8 @@ class Description:
         Raises:
             ValueError: It is something else.
         """
+        import json
+
         fields = json.loads(data)
         try:
             return cls(
@@ -125,7 +127,7 @@ class Sharing:
     """
 
     def __init__(self, space: Namespace, describe: Callable[[], Description]) -> None:
-        name = f"aioioth/{secrets.token_hex(16)}"
+        name = f"aioioth/{os.urandom(16).hex()}"
         self.address = f"@{name}"
         self._space = space
         self._describe = describe

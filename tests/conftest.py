@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+# Shells have what they start in the background ignore Ctrl-C; some tests are about it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # libuv opens one pipe per process, for signals; open it before leaks are counted.
 uvloop.new_event_loop().close()

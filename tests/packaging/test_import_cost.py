@@ -15,6 +15,10 @@ EXPENSIVE = [
     "zipfile",
     "multiprocessing",
     "uvloop",
+    "anyio",
+    "trio",
+    "dns",
+    "json",
     "aioioth_transports",
 ]
 
