@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
@@ -147,7 +148,6 @@ def make_aware(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
     try:
         loop.__class__ = _aware_class(own)
     except TypeError as error:
-        loop.close()
         msg = (
             f"a loop of {own.__module__}.{own.__qualname__} cannot be made to use "
             f"stacks ({error}); take asyncio's or uvloop's"
@@ -159,6 +159,16 @@ def make_aware(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
 @cache
 def _aware_class(own: Any) -> Any:  # noqa: ANN401
     return type(f"Stack{own.__name__}", (StackLoop, own), {"__module__": __name__})
+
+
+def make_running_aware() -> None:
+    """Give the loop that runs here `StackLoop`'s calls, if there is one of asyncio's.
+
+    Raises:
+        ConfigurationError: The loop is of a class that cannot be derived from.
+    """
+    with suppress(RuntimeError):
+        make_aware(asyncio.get_running_loop())
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -5,10 +5,11 @@ running task, of tasks started in the block, and of threads that these start wit
 `asyncio.to_thread`. Each task can have its own. In that context the stack is used by
 
 * `aioioth.open_connection`, `aioioth.start_server`
-* the event loop's calls, where the loop comes from `aioioth.run`, `aioioth.Runner` or
-  `aioioth.new_event_loop`: ``create_connection``, ``create_server``,
+* the event loop's calls: ``create_connection``, ``create_server``,
   ``create_datagram_endpoint``, ``sock_connect``, ``getaddrinfo``, ``getnameinfo``, and
-  so by `asyncio.open_connection` and by libraries that build on these
+  so by `asyncio.open_connection` and by libraries that build on these. The loop that
+  runs where a stack is activated learns it then; others, in threads, have to come from
+  `aioioth.run`, `aioioth.Runner` or `aioioth.new_event_loop`
 * trio's sockets, inside `trio.run`
 * with ``patch=True`` also plain `socket.socket`, `socket.create_connection`,
   `socket.getaddrinfo` and their kin, on any loop and in threads without one
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from aioioth import _loophooks, _sockethooks
 from aioioth._context import current, current_stack, patching
+from aioioth._loops import make_running_aware
 from aioioth.guard import guard
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Activation:
 
     Raises:
         RuntimeError: It is in use already.
+        ConfigurationError: The event loop that runs here cannot be made to use stacks.
     """
 
     def __init__(self, stack: Stack, *, patch: bool, guard: bool) -> None:
@@ -55,6 +58,7 @@ class Activation:
         if self._undo is not None:
             msg = f"this activation of {self._stack} is in use: call activate() again"
             raise RuntimeError(msg)
+        make_running_aware()
         with ExitStack() as undo:
             _set(undo, current, self._stack)
             _set(undo, patching, self._patch)

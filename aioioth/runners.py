@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aioioth._background import running_loop
 from aioioth._loops import make_aware, new_event_loop
+from aioioth.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -78,9 +79,16 @@ class Runner:
         self, *, debug: bool | None = None, loop_factory: LoopFactory | None = None
     ) -> None:
         make = asyncio.new_event_loop if loop_factory is None else loop_factory
-        self._runner = asyncio.Runner(
-            debug=debug, loop_factory=lambda: make_aware(make())
-        )
+
+        def aware_loop() -> asyncio.AbstractEventLoop:
+            loop = make()
+            try:
+                return make_aware(loop)
+            except ConfigurationError:
+                loop.close()
+                raise
+
+        self._runner = asyncio.Runner(debug=debug, loop_factory=aware_loop)
 
     def __enter__(self) -> Self:
         self._runner.__enter__()

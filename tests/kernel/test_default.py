@@ -609,6 +609,33 @@ def test_a_loop_is_made_aware_once() -> None:
     loop.close()
 
 
+@pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=str)
+def test_a_running_loop_learns_it(factory: Any) -> None:
+    """Without a loop of aioioth: what nobody knows of must not be the host's."""
+
+    async def main() -> str:
+        assert not isinstance(asyncio.get_running_loop(), StackLoop)
+        async with aioioth.Stack() as stack:
+            with stack.activate(guard=True):
+                async with await asyncio.start_server(whoami, "127.0.0.1", 7):
+                    return await told(asyncio.open_connection("127.0.0.1", 7))
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(main()) == "127.0.0.1"
+
+
+def test_a_running_loop_that_cannot_learn_it() -> None:
+    async def main() -> None:
+        async with aioioth.Stack() as stack:
+            with pytest.raises(errors.ConfigurationError, match="Sealed"):
+                with stack.activate():
+                    pytest.fail("not reached")
+            assert aioioth.current_stack() is None
+
+    with asyncio.Runner(loop_factory=Sealed) as runner:
+        runner.run(main())
+
+
 class Sealed(asyncio.SelectorEventLoop):
     def __init_subclass__(cls) -> None:
         msg = "no subclasses"
