@@ -24,7 +24,7 @@ class RemoteLink:
     def __init__(self, interface: SharedInterface, space: Namespace) -> None:
         self._name = interface.name
         self._space = space
-        self.device_kind = interface.device
+        self.device_kind: str = interface.device
 
     @property
     def attached(self) -> bool:

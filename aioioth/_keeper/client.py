@@ -290,7 +290,7 @@ class Channel:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._sequence = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[list[int]], int]] = {}
         self._slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
