@@ -30,7 +30,7 @@ class RemoteLink:
     def attached(self) -> bool:
         """Whether it has a carrier, which its owner takes away with the network."""
         with self._socket() as sock:
-            return netdevice.interface_running(sock.fileno(), self._name)
+            return netdevice.has_carrier(sock.fileno(), self._name)
 
     def stats(self) -> tuple[Counters, Counters]:
         """Return what was sent and received so far, by the kernel's count."""

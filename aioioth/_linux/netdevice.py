@@ -19,8 +19,8 @@ SIOCGIFINDEX = 0x8933
 SIOCETHTOOL = 0x8946
 
 IFF_UP = 0x1
-IFF_RUNNING = 0x40
 
+ETHTOOL_GLINK = 0x0A
 ETHTOOL_STXCSUM = 0x17
 ETHTOOL_STSO = 0x1F
 ETHTOOL_SGSO = 0x24
@@ -89,13 +89,19 @@ def set_interface_up(sock: int, name: str, *, up: bool) -> None:
     fcntl.ioctl(sock, SIOCSIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), flags))
 
 
-def interface_running(sock: int, name: str) -> bool:
-    """Tell whether interface ``name`` is up and has a carrier.
+def has_carrier(sock: int, name: str) -> bool:
+    """Tell whether interface ``name`` has a carrier.
+
+    Not by the flag IFF_RUNNING, which says so only when the kernel's linkwatch has run,
+    some milliseconds later.
 
     Raises:
         OSError: There is no such interface (ENODEV).
     """
-    return bool(_interface_flags(sock, name) & IFF_RUNNING)
+    value = array.array("B", _ETHTOOL_VALUE.pack(ETHTOOL_GLINK, 0))
+    request = _IFREQ_POINTER.pack(name.encode(), value.buffer_info()[0])
+    fcntl.ioctl(sock, SIOCETHTOOL, request)
+    return bool(_ETHTOOL_VALUE.unpack(value)[1])
 
 
 def interface_is_up(sock: int, name: str) -> bool:
@@ -104,13 +110,8 @@ def interface_is_up(sock: int, name: str) -> bool:
     Raises:
         OSError: There is no such interface (ENODEV).
     """
-    return bool(_interface_flags(sock, name) & IFF_UP)
-
-
-def _interface_flags(sock: int, name: str) -> int:
     answer = fcntl.ioctl(sock, SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), 0))
-    flags: int = _IFREQ_FLAGS.unpack(answer)[1]
-    return flags
+    return bool(_IFREQ_FLAGS.unpack(answer)[1] & IFF_UP)
 
 
 def switch_offloads_off(sock: int, name: str) -> None:
