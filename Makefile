@@ -1,7 +1,7 @@
 # make demo    see it work: two stacks, an echo, a picture
 # make test    everything, with Debian's VDE programs where they can be had
 # make check   format, lint and types
-# make bench   aioioth beside its C peers
+# make bench   aioioth beside plain asyncio, and beside its C peers
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -25,6 +25,7 @@ check: $(VENV)/dev.stamp
 	. $(BIN)/activate && pyright --verifytypes aioioth_transports --ignoreexternal
 
 bench: $(VENV)/dev.stamp peers
+	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/pump.py
 
 # The programs that the tests of interoperability and the benchmarks talk to.
