@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 INIT = socket.socket.__init__
 GETADDRINFO = socket._socket.getaddrinfo  # type: ignore[attr-defined]
 LOOP_CALLS = dict(vars(asyncio.BaseEventLoop))
-OF_UVLOOP = {"__module__", "__dict__", "__doc__"}
+OF_UVLOOP = set(vars(uvloop.Loop))
 
 
 @pytest.fixture(autouse=True)
