@@ -15,6 +15,8 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from aioioth.abc import SignalsRoom
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
@@ -31,19 +33,21 @@ PLUG_DROPS = {
     errno.ENOBUFS: "no buffer space",
     errno.ENOMEM: "no memory",
     errno.EMSGSIZE: "too long",
+    errno.ENOMSG: "filtered",  # a transform's
+    errno.ENETDOWN: "interface down",  # a packet socket's
+    errno.ENETUNREACH: "unreachable",  # a UDP socket's, and the three that follow
+    errno.EHOSTUNREACH: "unreachable",
+    errno.EADDRNOTAVAIL: "unreachable",
+    errno.EPERM: "forbidden",
 }
 DEVICE_DROPS = PLUG_DROPS | {
     errno.EINVAL: "malformed",  # a TAP's word for a frame shorter than a header
     errno.EIO: "interface down",  # a TAP's word
-    errno.ENETDOWN: "interface down",  # a packet socket's
 }
 
 
 class End(Protocol):
-    """A device or a plug; see `aioioth.abc.Plug` for what each method promises.
-
-    A device may also return None where a plug raises BlockingIOError, as files do.
-    """
+    """A device or a plug; see `aioioth.abc.Plug` for what each method promises."""
 
     def fileno(self) -> int: ...
     def recv_into(self, buffer: memoryview, /) -> int | None: ...
@@ -178,7 +182,10 @@ class Pump:
         self._counters.pauses += 1
         self._loop.remove_reader(self._reading)
         self._reading = -1
-        self._writing = self._sink.fileno()
+        sink = self._sink
+        self._writing = (
+            sink.room_fileno() if isinstance(sink, SignalsRoom) else sink.fileno()
+        )
         self._loop.add_writer(self._writing, self._on_writable)
 
     def _on_writable(self) -> None:

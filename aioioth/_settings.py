@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
-from aioioth._plugins import load_transport
-from aioioth.abc import FrameTransport
 from aioioth.errors import ConfigurationError
-from aioioth.vnl import parse_vnl
+from aioioth.networks import find_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioioth.abc import Plug
+    from aioioth.abc import FrameTransport, Plug
+    from aioioth.networks import Network
 
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -141,13 +138,13 @@ class Settings:
         interfaces = tuple(
             InterfaceSettings(
                 name=name,
-                vnl=vnl,
-                transport=transport,
+                vnl=network.vnl,
+                transport=network.transport,
                 mtu=_parse_mtu(mtus.get(name), name, ipv6=name in with_ipv6),
                 mac=_parse_mac(macs.get(name)),
                 ipv6=name in with_ipv6,
             )
-            for name, (vnl, transport) in networks.items()
+            for name, network in networks.items()
         )
         gateways = tuple(_parse_gateway(each, names, addresses) for each in _listed(gw))
         if len({gateway.address.version for gateway in gateways}) < len(gateways):
@@ -200,36 +197,16 @@ def check_name(name: str) -> str:
 
 def _networks(
     vnls: Iterable[object],
-) -> dict[str, tuple[str, FrameTransport]]:
-    networks: dict[str, tuple[str, FrameTransport]] = {}
+) -> dict[str, Network]:
+    networks: dict[str, Network] = {}
     for number, vnl in enumerate(vnls):
-        name = f"vde{number}"
-        if isinstance(vnl, (str, os.PathLike)):
-            vnl = os.fsdecode(vnl)
-            parsed = parse_vnl(vnl)
-            if parsed.interface is not None:
-                name = parsed.interface
-            transport = load_transport(parsed.scheme)(parsed.address)
-            entry = str(parsed), transport
-        elif _is_transport(vnl):
-            entry = str(vnl), vnl
-        else:
-            msg = f"{vnl!r}: expected a VNL like 'vde:///tmp/sw', or a Switch"
-            raise ConfigurationError(msg)
+        found = find_network(vnl)
+        name = found.interface or f"vde{number}"
         if check_name(name) in networks:
-            msg = f"interface name {name!r} is used twice; name one: 'eth1:{entry[0]}'"
+            msg = f"interface name {name!r} is used twice; name one: 'eth1:{found.vnl}'"
             raise ConfigurationError(msg)
-        networks[name] = entry
+        networks[name] = found
     return networks
-
-
-def _is_transport(vnl: object) -> TypeGuard[FrameTransport]:
-    # That it has an `open` says little: so has a file, and so has a class.
-    return (
-        isinstance(vnl, FrameTransport)
-        and not isinstance(vnl, type)
-        and iscoroutinefunction(vnl.open)
-    )
 
 
 def _by_interface(

@@ -8,7 +8,8 @@ of the VNL after ``://`` and returns a `FrameTransport`. It should raise
 A *kind* of stack is registered in the group ``aioioth.stacks``; its value is a
 `StackKind`.
 
-Plug-ins may import this module, `aioioth.errors`, `aioioth.vnl`, `aioioth.switch` and
+Plug-ins may import this module, `aioioth.errors`, `aioioth.vnl`, `aioioth.networks`,
+`aioioth.plugs`, `aioioth.nested`, `aioioth.learning`, `aioioth.switch` and
 `aioioth.wire`; the rest of aioioth is none of their business.
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "CountsDrops",
     "FrameTransport",
     "Plug",
+    "SignalsRoom",
     "Space",
     "StackKind",
     "TransportFactory",
@@ -61,11 +63,12 @@ class Plug(Protocol):
         """
         ...
 
-    def recv_into(self, buffer: memoryview, /) -> int:
+    def recv_into(self, buffer: memoryview, /) -> int | None:
         """Copy the next frame into ``buffer``.
 
         Returns:
-            Length of the frame in bytes. Not 0 at the end of file: raise.
+            Length of the frame in bytes. Not 0 at the end of file: raise. None if no
+            frame is waiting, as files do it.
 
         Raises:
             BlockingIOError: No frame is waiting.
@@ -73,16 +76,18 @@ class Plug(Protocol):
         """
         ...
 
-    def send(self, frame: Buffer, /) -> int:
+    def send(self, frame: Buffer, /) -> int | None:
         """Send one frame, copying it if it has to wait.
 
         Returns:
-            Length of the frame in bytes.
+            Length of the frame in bytes. None if the way is full, as files do it.
 
         Raises:
             BlockingIOError: The way is full; sent again when `fileno` is writable.
-            OSError: ENOBUFS, ENOMEM or EMSGSIZE: this frame is dropped and counted.
-                Anything else: the other side is gone; the plug will be closed.
+            OSError: This frame is dropped and counted: ENOBUFS, ENOMEM, EMSGSIZE,
+                ENOMSG (not to be sent), ENETDOWN, ENETUNREACH, EHOSTUNREACH,
+                EADDRNOTAVAIL, EPERM. Anything else: the other side is gone; the plug
+                will be closed.
         """
         ...
 
@@ -101,6 +106,15 @@ class CountsDrops(Protocol):
     @property
     def drops(self) -> Mapping[str, int]:
         """Frames lost, by cause, since the plug was opened."""
+        ...
+
+
+@runtime_checkable
+class SignalsRoom(Protocol):
+    """What a plug has besides, if `Plug.fileno` does not tell that there is room."""
+
+    def room_fileno(self) -> int:
+        """Return the descriptor that is writable again after `send` was refused."""
         ...
 
 

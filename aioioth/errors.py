@@ -12,6 +12,7 @@ What sockets raise inside streams is never wrapped: a refused connection is
     │   └── HandshakeTimeoutError (TimeoutError)
     ├── KeeperError (OSError)                 outside: the helper process failed
     ├── ConfigurationError (ValueError)       you: an argument cannot be right
+    │   ├── VnlError                          ... and the place in the VNL
     │   └── UnknownPluginError
     │       └── UnknownSchemeError
     ├── MissingPrivilegeError (PermissionError)   the kernel refused; says what to do
@@ -45,6 +46,7 @@ __all__ = [
     "UnclosedStackWarning",
     "UnknownPluginError",
     "UnknownSchemeError",
+    "VnlError",
     "WrongLoopError",
 ]
 
@@ -149,6 +151,29 @@ class KeeperError(AioiothError, OSError):
 
 class ConfigurationError(AioiothError, ValueError):
     """An argument cannot be right; nothing was done."""
+
+
+class VnlError(ConfigurationError):
+    """A VNL makes no sense; the message shows where.
+
+    Attributes:
+        vnl: The text, or the part of it that was looked at.
+        position: Where in it, from 0.
+        reason: What was expected, in words.
+    """
+
+    def __init__(self, vnl: str, position: int, reason: str) -> None:
+        self.vnl = vnl
+        self.position = position
+        self.reason = reason
+        shown = "".join(char if char.isprintable() else "?" for char in vnl)
+        super().__init__(f"{reason}\n  {shown}\n  {' ' * position}^")
+
+    def inside(self, before: str, after: str = "") -> VnlError:
+        """Return the same error, told of a longer text that this one is a part of."""
+        return VnlError(
+            before + self.vnl + after, len(before) + self.position, self.reason
+        )
 
 
 class UnknownPluginError(ConfigurationError):

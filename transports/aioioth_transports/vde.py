@@ -25,16 +25,17 @@ from typing import TYPE_CHECKING
 
 from aioioth.errors import (
     BrokenTransportError,
-    ConfigurationError,
     HandshakeTimeoutError,
 )
-from aioioth.vnl import split_bracket_options
+from aioioth.vnl import parse_bracket
 from aioioth.wire import vde
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Buffer
+
+    from aioioth.vnl import Address
 
 _DEFAULTS = (Path("/run/vde.ctl"), Path("/tmp/vde.ctl"))  # noqa: S108  (VDE's own default)
 _OPTIONS = ("port", "portgroup", "group", "mode")
@@ -64,43 +65,19 @@ class VdeTransport:
     """
 
     def __init__(self, address: str) -> None:
-        path, options = split_bracket_options(address, _OPTIONS)
+        parsed = parse_bracket(address, options=_OPTIONS, unnamed=True)
+        options = parsed.options
         self._vnl = f"vde://{address}"
-        self._directory = Path(path) if path else None
+        self._directory = Path(parsed.base) if parsed.base else None
         lone = options.get("", "")
-        self._port = self._parse_port(
-            options.get("port", lone if lone.lstrip("+-").isdigit() else None)
-        )
-        self._portgroup = options.get(
-            "portgroup", None if lone.lstrip("+-").isdigit() else lone or None
-        )
-        self._group = self._parse_group(options.get("group"))
-        self._mode = self._parse_mode(options.get("mode"))
-
-    def _parse_port(self, text: str | None) -> int | None:
-        if text is None:
-            return None
-        if not text.isdecimal() or int(text) > vde.MAX_PORT:
-            msg = f"{self._vnl}: port {text!r} is not a number from 0 to {vde.MAX_PORT}"
-            raise ConfigurationError(msg)
-        return int(text)
-
-    def _parse_group(self, text: str | None) -> int | None:
-        if text is None:
-            return None
-        try:
-            return grp.getgrnam(text).gr_gid
-        except KeyError:
-            msg = f"{self._vnl}: there is no group {text!r} on this system"
-            raise ConfigurationError(msg) from None
-
-    def _parse_mode(self, text: str | None) -> int | None:
-        if text is None:
-            return None
-        if not re.fullmatch("0?[0-7]{1,3}", text):
-            msg = f"{self._vnl}: mode {text!r} is not octal, like 0660"
-            raise ConfigurationError(msg)
-        return int(text, 8)
+        numeric = lone.lstrip("+-").isdigit()
+        self._port = None
+        if "port" in options or numeric:
+            name = "port" if "port" in options else ""
+            self._port = parsed.integer(name, 0, low=0, high=vde.MAX_PORT)
+        self._portgroup = options.get("portgroup", None if numeric else lone or None)
+        self._group = _find_group(parsed)
+        self._mode = parsed.octal("mode", 0) if "mode" in options else None
 
     async def open(self, label: str) -> VdePlug:
         """Connect to the switch; see `aioioth.abc.FrameTransport.open`.
@@ -312,6 +289,16 @@ class VdePlug:
         """See `aioioth.abc.Plug.close`; the switch frees the port at once."""
         self._data.close()
         self._ctl.close()
+
+
+def _find_group(address: Address) -> int | None:
+    name = address.options.get("group")
+    if name is None:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        address.refuse("group", f"group: this system has no group {name!r}")
 
 
 class _DataName:
