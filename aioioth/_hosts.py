@@ -46,10 +46,7 @@ class Hosts(MutableMapping[str, HostAddresses]):
 
     @override
     def __getitem__(self, name: str) -> tuple[IPAddress, ...]:
-        try:
-            return self._addresses[_names.fold(name.encode("idna").decode())]
-        except (AttributeError, UnicodeError):
-            raise KeyError(name) from None
+        return self._addresses[_key(name)]
 
     @override
     def __setitem__(self, name: str, value: HostAddresses) -> None:
@@ -57,7 +54,7 @@ class Hosts(MutableMapping[str, HostAddresses]):
 
     @override
     def __delitem__(self, name: str) -> None:
-        del self._addresses[_names.fold(name)]
+        del self._addresses[_key(name)]
 
     @override
     def __iter__(self) -> Iterator[str]:
@@ -100,6 +97,18 @@ def as_hosts(value: object) -> Hosts:
         return Hosts(value)
     msg = f"hosts={value!r}: expected a mapping like {{'db': '10.0.0.5'}}, or Hosts"
     raise ConfigurationError(msg)
+
+
+def _key(name: str) -> str:
+    """Return what a name is kept under.
+
+    Raises:
+        KeyError: It is no name that could be kept.
+    """
+    try:
+        return _names.fold(name.encode("idna").decode())
+    except (AttributeError, UnicodeError):
+        raise KeyError(name) from None
 
 
 def _check_name(name: object) -> str:

@@ -6,24 +6,20 @@ Source: rtnetlink(7); <linux/if_link.h>, <linux/rtnetlink.h>, Linux 6.1.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioioth._linux.rtnetlink import attributes, messages, request
+
 if TYPE_CHECKING:
     import socket
 
-NLM_F_REQUEST = 0x1
-NLMSG_ERROR = 2
-RTM_NEWSTATS = 92
 RTM_GETSTATS = 94
 IFLA_STATS_LINK_64 = 1
 IFLA_STATS_FILTER_LINK_64 = 1 << (IFLA_STATS_LINK_64 - 1)
 
-_HEADER = struct.Struct("=IHHII")
 _IF_STATS_MSG = struct.Struct("=BBHII")
-_ATTRIBUTE = struct.Struct("=HH")
 # The beginning of struct rtnl_link_stats64.
 _STATS = struct.Struct("=8Q")
 
@@ -54,17 +50,9 @@ def link_stats(sock: socket.socket, index: int) -> LinkStats:
         OSError: There is no such interface (ENODEV).
     """
     body = _IF_STATS_MSG.pack(0, 0, 0, index, IFLA_STATS_FILTER_LINK_64)
-    length = _HEADER.size + len(body)
-    sock.send(_HEADER.pack(length, RTM_GETSTATS, NLM_F_REQUEST, 1, 0) + body)
-    answer = sock.recv(65536)
-    _, kind, *_ = _HEADER.unpack_from(answer)
-    if kind == NLMSG_ERROR:
-        (code,) = struct.unpack_from("=i", answer, _HEADER.size)
-        raise OSError(-code, os.strerror(-code))
-    at = _HEADER.size + _IF_STATS_MSG.size
-    while at + _ATTRIBUTE.size <= len(answer):
-        size, name = _ATTRIBUTE.unpack_from(answer, at)
-        if name == IFLA_STATS_LINK_64:
-            return LinkStats(*_STATS.unpack_from(answer, at + _ATTRIBUTE.size))
-        at += max(_ATTRIBUTE.size, size + 3 & ~3)
+    sock.send(request(RTM_GETSTATS, body))
+    for _, answer in messages(sock.recv(65536)):
+        told = attributes(answer[_IF_STATS_MSG.size :])
+        if IFLA_STATS_LINK_64 in told:
+            return LinkStats(*_STATS.unpack_from(told[IFLA_STATS_LINK_64]))
     raise OSError(errno.EPROTO, "no IFLA_STATS_LINK_64 in the kernel's answer")

@@ -312,6 +312,8 @@ def test_hosts_are_a_mapping() -> None:
     assert len(hosts) == 3
     with pytest.raises(KeyError):
         del hosts["web"]
+    del hosts["Bücher.example"]
+    assert list(hosts) == ["db", "if"]
 
 
 def test_hosts_as_a_file() -> None:
