@@ -64,7 +64,7 @@ class Plug(Protocol):
         ...
 
     def recv_into(self, buffer: memoryview, /) -> int | None:
-        """Copy the next frame into ``buffer``.
+        """Copy the next frame into ``buffer``, which has room for 65554 bytes.
 
         Returns:
             Length of the frame in bytes. Not 0 at the end of file: raise. None if no
@@ -83,7 +83,8 @@ class Plug(Protocol):
             Length of the frame in bytes. None if the way is full, as files do it.
 
         Raises:
-            BlockingIOError: The way is full; sent again when `fileno` is writable.
+            BlockingIOError: The way is full; sent again when `fileno` is writable, or
+                what `SignalsRoom` names.
             OSError: This frame is dropped and counted: ENOBUFS, ENOMEM, EMSGSIZE,
                 ENOMSG (not to be sent), ENETDOWN, ENETUNREACH, EHOSTUNREACH,
                 EADDRNOTAVAIL, EPERM. Anything else: the other side is gone; the plug

@@ -18,6 +18,7 @@ What sockets raise inside streams is never wrapped: a refused connection is
     ├── MissingPrivilegeError (PermissionError)   the kernel refused; says what to do
     └── NetlinkError (OSError)                the kernel refused a configuration request
 
+    UnclosedCableWarning (RuntimeWarning)     a cable was left open when its loop ended
     UnclosedStackWarning (RuntimeWarning)     a stack was left open when its loop ended
 """
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 import errno
 import os
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
 from typing_extensions import override
 
@@ -43,12 +45,16 @@ __all__ = [
     "LeakError",
     "MissingPrivilegeError",
     "NetlinkError",
+    "UnclosedCableWarning",
     "UnclosedStackWarning",
     "UnknownPluginError",
     "UnknownSchemeError",
     "VnlError",
     "WrongLoopError",
 ]
+
+# Characters of a VNL to each side of what is wrong with it.
+_SHOWN = 60
 
 
 class AioiothError(Exception):
@@ -68,18 +74,21 @@ class ClosedError(AioiothError, RuntimeError):
 
 
 class WrongLoopError(AioiothError, RuntimeError):
-    """A stack was configured from an event loop that it does not belong to.
+    """A stack or cable was used from an event loop that it does not belong to.
 
-    What opens sockets works on any loop.
+    What opens a stack's sockets works on any loop.
     """
 
-    def __init__(self, what: str, *, forked: bool = False) -> None:
-        where, here = "on another event loop", "connected from and served on"
+    def __init__(
+        self, what: str, *, forked: bool = False, sockets: bool = True
+    ) -> None:
+        where = "in the parent process" if forked else "on another event loop"
+        if not sockets:
+            super().__init__(f"{what} was opened {where}: use it there")
+            return
+        here = "connected from and served on"
         if forked:
-            where, here = (
-                "in the parent process",
-                "connected from, served on and closed",
-            )
+            here = "connected from, served on and closed"
         super().__init__(
             f"{what} was opened {where}: it is configured there, and here it can only "
             f"be {here}"
@@ -166,14 +175,29 @@ class VnlError(ConfigurationError):
         self.vnl = vnl
         self.position = position
         self.reason = reason
-        shown = "".join(char if char.isprintable() else "?" for char in vnl)
-        super().__init__(f"{reason}\n  {shown}\n  {' ' * position}^")
+        super().__init__(f"{reason}\n{_pointed_at(vnl, position)}")
 
     def inside(self, before: str, after: str = "") -> VnlError:
         """Return the same error, told of a longer text that this one is a part of."""
         return VnlError(
             before + self.vnl + after, len(before) + self.position, self.reason
         )
+
+
+def _pointed_at(text: str, position: int) -> str:
+    """Return a text, or what is around the place, with a caret below the place."""
+    start = max(0, position - _SHOWN)
+    before = ("..." if start else "") + text[start:position]
+    after = text[position : position + _SHOWN]
+    if position + _SHOWN < len(text):
+        after += "..."
+    before, after = (
+        "".join(char if char.isprintable() else "?" for char in part)
+        for part in (before, after)
+    )
+    # Letters of the Far East are two columns wide.
+    columns = sum(1 + (east_asian_width(char) in "WF") for char in before)
+    return f"  {before}{after}\n  {' ' * columns}^"
 
 
 class UnknownPluginError(ConfigurationError):
@@ -183,14 +207,19 @@ class UnknownPluginError(ConfigurationError):
         group: Entry-point group that was searched.
         name: Name that was asked for.
         known: Names that are registered, sorted.
+        hint: What else was tried, in words, or "".
     """
 
-    def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
+    def __init__(
+        self, group: str, name: str, known: Sequence[str], *, hint: str = ""
+    ) -> None:
         self.group = group
         self.name = name
         self.known: tuple[str, ...] = tuple(known)
+        self.hint = hint
+        tried = f"; {hint}" if hint else ""
         super().__init__(
-            f"{self._sentence()}. "
+            f"{self._sentence()}{tried}. "
             f"Check the spelling, or install the distribution that provides it."
         )
 
@@ -235,6 +264,13 @@ class NetlinkError(AioiothError, OSError):
         self.request = request
         reason = os.strerror(errno) + (f" ({detail})" if detail else "")
         super().__init__(errno, f"{request}: {reason}")
+
+
+class UnclosedCableWarning(RuntimeWarning):
+    """A cable was still open when its event loop ended, and was closed then.
+
+    The warning points at the line that made the cable.
+    """
 
 
 class UnclosedStackWarning(RuntimeWarning):

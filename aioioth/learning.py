@@ -51,6 +51,7 @@ class LearningTable(Generic[_Key, _Where]):
         self._full_until = float("-inf")
 
     def __len__(self) -> int:
+        """Return how many are held, those included that are to be forgotten."""
         return len(self._heard)
 
     def learn(self, key: _Key, where: _Where, now: float) -> None:
@@ -83,7 +84,11 @@ class LearningTable(Generic[_Key, _Where]):
         }
 
     def entries(self, now: float) -> Iterator[Entry[_Key, _Where]]:
-        """Return what is known and fresh."""
-        for key, (where, heard) in self._heard.items():
-            if now - heard < self._ageing:
-                yield Entry(key, where, now - heard)
+        """Return what is known and fresh, as of this call."""
+        # All at once: who iterates may do so later, and learn meanwhile.
+        known = [
+            Entry(key, where, now - heard)
+            for key, (where, heard) in self._heard.items()
+            if now - heard < self._ageing
+        ]
+        return iter(known)

@@ -8,7 +8,9 @@ Source: how libvdeplug4 finds what a text without a scheme means.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -28,6 +30,10 @@ _DEFAULTS = (".vdeplug/default", ".vde2/default.switch")
 
 # A line that is longer than this is no VNL; the file may be anything.
 _MAX_LINE = 4096
+
+# More networks inside each other than anybody needs, and a file may name itself.
+_MAX_DEPTH = 16
+_depth = ContextVar("_depth", default=0)
 
 
 @dataclass(frozen=True)
@@ -53,26 +59,28 @@ def find_network(vnl: object) -> Network:
     ``~/.vde2/default.switch``, if there is one, either of both kinds.
 
     Args:
-        vnl: A text, a path, or an object that is a transport, such as a `Switch`.
+        vnl: A text; a path, whatever characters are in it; or an object that is a
+            transport, such as a `Switch`.
 
     Raises:
         VnlError: It makes no sense; the message shows where.
         UnknownSchemeError: No transport serves its scheme.
-        ConfigurationError: It is something else altogether.
+        ConfigurationError: It is something else altogether, or a file without a VNL.
     """
     if _is_transport(vnl):
         return Network(None, str(vnl), vnl)
-    if not isinstance(vnl, (str, os.PathLike)):
+    if isinstance(vnl, os.PathLike):
+        return _find_path(os.fsdecode(vnl), None)
+    if not isinstance(vnl, str):
         msg = f"{vnl!r}: expected a VNL like 'vde:///tmp/sw', or a Switch"
         raise ConfigurationError(msg)
-    text = os.fsdecode(vnl)
-    parsed = _follow(parse_vnl(text))
-    factory = load_transport(parsed.scheme or "vde")
-    try:
-        transport = factory(parsed.address)
-    except VnlError as error:
-        raise error.inside(_before(text, parsed)) from None
-    return Network(parsed.interface, str(parsed), transport)
+    parsed = parse_vnl(vnl)
+    if parsed.scheme is None:
+        if not parsed.address and (default := _find_default()) is not None:
+            return _find_path(default, parsed.interface)
+        if os.path.isfile(parsed.address):  # noqa: PTH113  (False too if not permitted)
+            return _find_file(parsed.address, parsed.interface)
+    return _load(vnl, parsed)
 
 
 def find_nested(address: Address) -> Network:
@@ -81,47 +89,89 @@ def find_nested(address: Address) -> Network:
     Raises:
         VnlError: It makes no sense; the place is in the whole address.
         UnknownSchemeError: No transport serves its scheme.
+        ConfigurationError: It is the name of a file without a VNL.
     """
+    assert address.nested is not None  # parsed with nested=True
+    depth = _depth.get()
+    if depth == _MAX_DEPTH:
+        address.refuse("{", f"expected at most {_MAX_DEPTH} networks inside each other")
+    outside = _depth.set(depth + 1)
     try:
         found = find_network(address.nested)
     except VnlError as error:
+        if error.vnl != address.nested:
+            raise  # about the text of a file, which shows there alone
         raise error.inside(*address.around_nested()) from None
+    finally:
+        _depth.reset(outside)
     if found.interface is not None:
-        address.refuse("{", "an interface's name belongs in front of the whole VNL")
+        name = repr(found.interface)
+        address.refuse("{", f"interface {name}: name it in front of the whole VNL")
     return found
 
 
-def _before(text: str, parsed: Vnl) -> str:
-    """Return what stands before the address; it may come from a file."""
-    if text.endswith(parsed.address):
-        return text.removesuffix(parsed.address)
-    return str(parsed).removesuffix(parsed.address)
-
-
-def _follow(vnl: Vnl) -> Vnl:
-    """Find out what a text without a scheme means."""
-    if vnl.scheme is not None:
-        return vnl
-    path = Path(vnl.address) if vnl.address else _default()
-    if path is None:
-        return vnl
-    if not path.is_file():
-        return Vnl(vnl.interface, None, str(path) if not vnl.address else vnl.address)
+def _load(text: str, parsed: Vnl) -> Network:
+    factory = load_transport(parsed.scheme or "vde")
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            line = file.readline(_MAX_LINE).removesuffix("\n")
+        transport = factory(parsed.address)
+    except VnlError as error:
+        if error.vnl != parsed.address:
+            raise  # as in find_nested
+        raise error.inside(text.removesuffix(parsed.address)) from None
+    return Network(parsed.interface, str(parsed), transport)
+
+
+def _find_path(path: str, interface: str | None) -> Network:
+    if os.path.isfile(path):  # noqa: PTH113  (False too if not permitted)
+        return _find_file(path, interface)
+    literal = re.sub(r"""(['"\\%\[])""", r"\\\1", path)
+    return _load(literal, Vnl(interface, None, literal))
+
+
+def _find_file(path: str, interface: str | None) -> Network:
+    line = _read_line(path)
+    try:
+        parsed = parse_vnl(line)
+        if not (parsed.scheme or parsed.address):
+            reason = "expected a VNL in the first line"
+            raise VnlError(line, len(line), reason)
+        found = _load(line, parsed)
+    except ConfigurationError as error:
+        named = f"{path}: "  # maybe already: a file may name itself
+        if (
+            isinstance(error, VnlError)
+            and error.vnl == line
+            and not error.reason.startswith(named)
+        ):
+            raise VnlError(line, error.position, named + error.reason) from None
+        error.add_note(f"The VNL is the first line of {path}.")
+        raise
+    return replace(found, interface=interface or parsed.interface)
+
+
+def _read_line(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            line = file.readline(_MAX_LINE + 1)
     except OSError as error:
         msg = f"{path}: cannot be read for a VNL: {error.strerror}"
         raise ConfigurationError(msg) from error
-    inner = parse_vnl(line)
-    return Vnl(vnl.interface or inner.interface, inner.scheme, inner.address)
+    if len(line) > _MAX_LINE or b"\0" in line:
+        msg = f"{path}: expected a VNL in the first line, or the directory of a switch"
+        raise ConfigurationError(msg)
+    # Who edits a file by hand does not see the blanks, nor the CR of a CR LF.
+    return os.fsdecode(line.strip())
 
 
-def _default() -> Path | None:
+def _find_default() -> str | None:
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None  # HOME is not set, and the user not known to the system
     for name in _DEFAULTS:
-        path = Path.home() / name
-        if path.exists():
-            return path
+        path = home / name
+        if os.path.lexists(path):
+            return str(path)
     return None
 
 

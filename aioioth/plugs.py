@@ -8,6 +8,7 @@ whose way can be full for a while tells so with a `Gate`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import Counter, deque
 from typing import TYPE_CHECKING
@@ -22,6 +23,20 @@ _QUEUE_FRAMES = 2048
 
 # The most that an eventfd holds; it is not writable then.
 _FULL = (1 << 64) - 2
+
+
+class _Wake:
+    """An eventfd that is closed once nobody uses it any more.
+
+    Another thread may be about to write to it. Were the number closed under its hands,
+    it could write into whatever gets that number next.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 class Inbox:
@@ -43,20 +58,28 @@ class Inbox:
         self._queue: deque[bytes] = deque()
         self._error: Callable[[], OSError] | None = None
         # Readable while frames wait. An eventfd, so that another thread may wake us.
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake: _Wake | None = _Wake(fd)
         self._woken = False
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while frames wait; -1 when closed."""
-        return self._wake
+        return -1 if self._wake is None else self._wake.fd
 
     def put(self, frame: bytes) -> None:
-        """Queue a frame, or drop it if too many wait."""
+        """Queue a frame, or drop it if too many wait. Nothing happens when closed.
+
+        Args:
+            frame: Not longer than what `recv_into` is given, and not empty.
+        """
+        if self._wake is None:
+            return
         if len(self._queue) >= self._frames:
             self.drops["queue full"] += 1
             return
         self._queue.append(frame)
-        self._rouse()
+        if not self._woken:
+            self._rouse()
 
     def fail(self, error: Callable[[], OSError]) -> None:
         """Have `recv_into` raise an error once the frames that wait are read.
@@ -69,34 +92,59 @@ class Inbox:
         self._rouse()
 
     def recv_into(self, buffer: memoryview, /) -> int:
-        """See `aioioth.abc.Plug.recv_into`."""
-        if not self._queue:
-            # First the flag, then another look: a frame that came in between has either
-            # seen the flag down and wakes us again, or is seen here.
-            if self._wake != -1 and self._error is None:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-            self._woken = False
-            if not self._queue:
-                if self._error is not None:
-                    raise self._error()
-                raise BlockingIOError
-        frame = self._queue.popleft()
+        """See `aioioth.abc.Plug.recv_into`.
+
+        Raises:
+            BlockingIOError: No frame is waiting.
+            OSError: It is closed, or has failed.
+        """
+        queue = self._queue
+        if not queue:
+            self._look_again()
+        frame = queue.popleft()
+        if not queue:
+            self._calm_down()
         length = len(frame)
         buffer[:length] = frame
         return length
 
     def close(self) -> None:
         """Forget what waits and release the descriptor. Idempotent."""
-        wake, self._wake = self._wake, -1
-        if wake != -1:
-            self._queue.clear()
-            os.close(wake)
+        self._wake = None
+        self._queue.clear()
+
+    def _look_again(self) -> None:
+        """Return if there is a frame after all; raise what there is otherwise."""
+        if self._wake is None:
+            raise OSError(errno.EBADF, "the plug is closed")
+        if self._woken:  # late, for a frame that was read before, or for the error
+            self._calm_down()
+        # First the error, then the queue: frames that were put before it come first.
+        error = self._error
+        if self._queue:
+            return
+        if error is not None:
+            raise error()
+        raise BlockingIOError
+
+    def _calm_down(self) -> None:
+        """Have the descriptor not readable, unless there is something after all."""
+        wake = self._wake
+        if wake is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(wake.fd)
+        # First the flag, then another look: who came in between has either seen the
+        # flag down and woken us again, or is seen here.
+        self._woken = False
+        if self._queue or self._error is not None:
+            self._rouse()
 
     def _rouse(self) -> None:
-        if not self._woken and self._wake != -1:
+        wake = self._wake
+        if wake is not None:
             self._woken = True
-            os.eventfd_write(self._wake, 1)
+            os.eventfd_write(wake.fd, 1)
 
 
 class Gate:

@@ -11,6 +11,7 @@ follows a nested VNL is an error.
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -26,10 +27,34 @@ __all__ = ["Address", "Vnl", "parse_bracket", "parse_slash", "parse_vnl"]
 # The name ends at a colon that does not belong to "://". A path cannot be taken for a
 # name, since a name has no slash.
 _INTERFACE = re.compile(r"(?P<name>[^/:\[\]{}'\"]+):(?!//)")
-_REFUSED = re.compile(r"[\0\n\r]")
-_ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_SCHEME = string.ascii_letters + string.digits + "+.-_"
+
+# What no path can have, and what would break the lines that a VNL is shown in. Single
+# surrogates are no characters; those that stand for undecodable bytes are all right.
+_REFUSED = re.compile(r"[\0\n\r\ud800-\udc7f\udd00-\udfff]")
+
+# One after the other they are a whole address. Whatever does not match is one of the
+# characters that need something to follow.
+_PIECE = re.compile(
+    r"""(?P<plain>[^'"\\%\[\]{}/=]+|[\[\]{}/=])
+    | '(?P<single>[^']*)'
+    | "(?P<double>[^"]*)"
+    | \\(?P<escaped>.)
+    | (?P<encoded>(?:%(?!00)[0-9A-Fa-f]{2})+)""",
+    re.VERBOSE,
+)
+_INCOMPLETE = {
+    "'": "expected another ' for this one; a quote itself is written \\'",
+    '"': 'expected another " for this one; a quote itself is written \\"',
+    "\\": "expected a character after the backslash",
+    "%": "expected two hexadecimal digits after '%', not 00; a '%' itself is '%25'",
+}
+# In what is nested only the end matters; the rest is for somebody else to understand.
+_BRACE = re.compile(r"""'[^']*'|"[^"]*"|\\.|['"\\}]""")
+
 _NUMBER = re.compile("[0-9]{1,15}")
 _SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[KMGT]?)", re.IGNORECASE)
+_MODE = re.compile("0?[0-7]{1,4}")
 
 
 @dataclass(frozen=True)
@@ -58,19 +83,29 @@ def parse_vnl(text: str) -> Vnl:
         text: For example ``vde:///tmp/sw``, ``/tmp/sw`` or ``eth1:memory://lan``.
 
     Raises:
-        VnlError: There is a NUL or a line break in it.
+        VnlError: It has no scheme before ``://``, or characters that no VNL has.
     """
-    if refused := _REFUSED.search(text):
-        reason = "a VNL has no NUL and no line break in it"
-        raise VnlError(text, refused.start(), reason)
-    interface = None
+    _refuse_characters(text)
+    interface, start = None, 0
     if match := _INTERFACE.match(text):
-        interface = match["name"]
-        text = text[match.end() :]
-    scheme, separator, address = text.partition("://")
+        interface, start = match["name"], match.end()
+    scheme, separator, address = text[start:].partition("://")
     if not separator:
-        return Vnl(interface, None, text)
+        return Vnl(interface, None, scheme)
+    strange = scheme.lstrip(_SCHEME)
+    if strange or not scheme:
+        reason = (
+            "expected a scheme before '://', of letters, digits and '+.-_'; "
+            "a path with '://' in it is vde://PATH"
+        )
+        raise VnlError(text, start + len(scheme) - len(strange), reason)
     return Vnl(interface, scheme, address)
+
+
+def _refuse_characters(text: str) -> None:
+    if refused := _REFUSED.search(text):
+        reason = "a VNL has no NUL, no line break and no single surrogate in it"
+        raise VnlError(text, refused.start(), reason)
 
 
 @dataclass(frozen=True)
@@ -118,7 +153,7 @@ class Address:
         if text is None:
             return default
         if not (_NUMBER.fullmatch(text) and low <= int(text) <= high):
-            self.refuse(name, f"{name}: expected a number from {low} to {high}")
+            self.refuse(name, f"{_label(name)}expected a number from {low} to {high}")
         return int(text)
 
     def size(self, name: str, default: int, *, high: int) -> int:
@@ -136,7 +171,8 @@ class Address:
             power = " KMGT".index(match["unit"].upper() or " ")
             size = int(match["number"]) << 10 * power
         if size > high:
-            self.refuse(name, f"{name}: expected a size up to {high}, such as 256K")
+            reason = f"{_label(name)}expected a size up to {high} bytes, such as 256K"
+            self.refuse(name, reason)
         return size
 
     def octal(self, name: str, default: int) -> int:
@@ -148,17 +184,23 @@ class Address:
         text = self.options.get(name)
         if text is None:
             return default
-        if not re.fullmatch("0?[0-7]{1,3}", text):
-            self.refuse(name, f"{name}: expected octal permissions, such as 0660")
+        if not _MODE.fullmatch(text):
+            reason = f"{_label(name)}expected octal permissions, such as 0660"
+            self.refuse(name, reason)
         return int(text, 8)
 
 
-class _Char(NamedTuple):
-    """A character that a quote or an escape may have made an ordinary one."""
+def _label(name: str) -> str:
+    return f"{name}: " if name else ""
 
-    char: str
-    place: int
-    ordinary: bool
+
+class _Piece(NamedTuple):
+    """A stretch of an address: one character with a meaning, or text without."""
+
+    text: str  # quotes and escapes undone
+    start: int
+    end: int
+    is_quoted: bool
 
 
 def parse_slash(
@@ -182,9 +224,13 @@ def parse_slash(
     Raises:
         VnlError: It makes no sense; the place is in the address.
     """
-    chars, inner, start = _split_nested(address, wanted=nested)
-    base, *items = _split(chars, "/")
-    return _collect(address, base, items, (options, flags, False), inner, start)
+    pieces, inner = _split_nested(address, wanted=nested)
+    base, *items = _split(pieces, "/")
+    bracket = _find(base, "[")
+    if bracket != -1 and (options or flags):
+        reason = "options follow a '/' here, not a '['; a bracket itself is '\\['"
+        raise VnlError(address, base[bracket].start, reason)
+    return _collect(address, base, items, (options, flags, False), inner)
 
 
 def parse_bracket(
@@ -207,124 +253,138 @@ def parse_bracket(
     Raises:
         VnlError: It makes no sense; the place is in the address.
     """
-    chars, inner, start = _split_nested(address, wanted=nested)
-    opening = _find(chars, "[")
+    pieces, inner = _split_nested(address, wanted=nested)
+    opening = _find(pieces, "[")
     if opening == -1:
-        return _collect(address, chars, [], (options, flags, unnamed), inner, start)
-    base, bracket, rest = chars[:opening], chars[opening], chars[opening + 1 :]
-    if not rest or rest[-1].ordinary or rest[-1].char != "]":
-        if (closing := _find(rest, "]")) != -1:
-            reason = "nothing may follow the options: quote it, or put it before '['"
-            raise VnlError(address, rest[closing].place + 1, reason)
-        raise VnlError(address, bracket.place, "expected a ']' for this '['")
-    items = _split(rest[:-1], "/")
-    return _collect(address, base, items, (options, flags, unnamed), inner, start)
+        return _collect(address, pieces, [], (options, flags, unnamed), inner)
+    base, bracket, rest = pieces[:opening], pieces[opening], pieces[opening + 1 :]
+    closing = _find(rest, "]")
+    if closing == -1:
+        raise VnlError(address, bracket.start, "expected a ']' for this '['")
+    if closing + 1 < len(rest):
+        reason = "nothing may follow the options; a bracket in a path is '\\['"
+        raise VnlError(address, rest[closing].end, reason)
+    items = _split(rest[:closing], "/")
+    return _collect(address, base, items, (options, flags, unnamed), inner)
 
 
-def _scan(text: str) -> Iterator[_Char]:
+class _Nested(NamedTuple):
+    """What stands in braces, as it was written."""
+
+    text: str
+    start: int
+
+
+def _split_nested(address: str, *, wanted: bool) -> tuple[list[_Piece], _Nested | None]:
+    """Take what is before the braces apart, and leave what is in them alone."""
+    _refuse_characters(address)
+    pieces: list[_Piece] = []
+    for piece in _scan(address):
+        if wanted and _means(piece, "{"):
+            end = _find_closing(address, piece.start)
+            return pieces, _Nested(address[piece.end : end], piece.end)
+        pieces.append(piece)
+    if wanted:
+        raise VnlError(address, len(address), "expected a network in braces: {VNL}")
+    return pieces, None
+
+
+def _scan(text: str) -> Iterator[_Piece]:
     """Undo quotes and escapes."""
     place = 0
     while place < len(text):
-        char = text[place]
-        if char in "'\"":
-            end = text.find(char, place + 1)
-            if end == -1:
-                raise VnlError(text, place, f"expected another {char} for this one")
-            yield from (_Char(text[at], at, True) for at in range(place + 1, end))
-            place = end + 1
-        elif char == "\\":
-            if place + 1 == len(text):
-                raise VnlError(text, place, "expected a character after the backslash")
-            yield _Char(text[place + 1], place, True)
-            place += 2
-        elif char == "%":
-            match = _ESCAPES.match(text, place)
-            if match is None or "%00" in match[0]:
-                reason = "expected two hexadecimal digits, not 00; '%25' is a '%'"
-                raise VnlError(text, place, reason)
-            data = bytes.fromhex(match[0].replace("%", ""))
-            decoded = data.decode("utf-8", "surrogateescape")
-            yield from (_Char(each, place, True) for each in decoded)
-            place = match.end()
-        else:
-            yield _Char(char, place, False)
-            place += 1
+        match = _PIECE.match(text, place)
+        if match is None or match.lastgroup is None:
+            raise VnlError(text, place, _INCOMPLETE[text[place]])
+        kind = match.lastgroup
+        found = match[kind]
+        if kind == "encoded":
+            data = bytes.fromhex(found.replace("%", ""))
+            found = data.decode("utf-8", "surrogateescape")
+        yield _Piece(found, place, match.end(), kind != "plain")
+        place = match.end()
 
 
-def _split_nested(address: str, *, wanted: bool) -> tuple[list[_Char], str | None, int]:
-    """Return what is before the braces, the text in them, and where it begins."""
-    chars = list(_scan(address))
-    if not wanted:
-        return chars, None, 0
-    opening = _find(chars, "{")
-    if opening == -1:
-        raise VnlError(address, len(address), "expected a network in braces: {VNL}")
-    place = chars[opening].place
-    if chars[-1].ordinary or chars[-1].char != "}":
-        closing = max((at.place for at in chars if at.char == "}"), default=-1)
-        if closing > place:
-            raise VnlError(address, closing + 1, "nothing may follow the nested VNL")
-        raise VnlError(address, place, "expected a '}' for this '{'")
-    return chars[:opening], address[place + 1 : -1], place + 1
+def _find_closing(address: str, opening: int) -> int:
+    """Return the place of the last brace, which has to be the end."""
+    last = -1
+    for match in _BRACE.finditer(address, opening + 1):
+        if match[0] == "}":
+            last = match.start()
+        elif match[0] in _INCOMPLETE:
+            raise VnlError(address, match.start(), _INCOMPLETE[match[0]])
+    if last == -1:
+        raise VnlError(address, opening, "expected a '}' for this '{'")
+    if last + 1 < len(address):
+        raise VnlError(address, last + 1, "nothing may follow the nested VNL")
+    return last
 
 
-def _find(chars: Sequence[_Char], wanted: str) -> int:
-    for at, char in enumerate(chars):
-        if char.char == wanted and not char.ordinary:
+def _means(piece: _Piece, char: str) -> bool:
+    return piece.text == char and not piece.is_quoted
+
+
+def _find(pieces: Sequence[_Piece], wanted: str) -> int:
+    for at, piece in enumerate(pieces):
+        if _means(piece, wanted):
             return at
     return -1
 
 
-def _split(chars: Sequence[_Char], separator: str) -> list[list[_Char]]:
-    parts: list[list[_Char]] = [[]]
-    for char in chars:
-        if char.char == separator and not char.ordinary:
+def _split(pieces: Sequence[_Piece], separator: str) -> list[list[_Piece]]:
+    parts: list[list[_Piece]] = [[]]
+    for piece in pieces:
+        if _means(piece, separator):
             parts.append([])
         else:
-            parts[-1].append(char)
+            parts[-1].append(piece)
     return parts
 
 
-def _collect(  # noqa: PLR0917  (one way in for both forms)
+def _collect(
     address: str,
-    base: Sequence[_Char],
-    items: Sequence[Sequence[_Char]],
+    base: Sequence[_Piece],
+    items: Sequence[Sequence[_Piece]],
     known: tuple[Sequence[str], Sequence[str], bool],
-    nested: str | None,
-    start: int,
+    nested: _Nested | None,
 ) -> Address:
     options, flags, unnamed = known
+    names = [*dict.fromkeys([*options, *flags])]
     values: dict[str, str] = {}
-    places = {"": base[0].place if base else 0, "{": start}
+    places = {"": base[0].start if base else 0}
+    if nested is not None:
+        places["{"] = nested.start
     for item in filter(None, items):
         equals = _find(item, "=")
         name = _text(item if equals == -1 else item[:equals])
-        place = item[0].place
-        if equals == -1 and unnamed and name not in flags:
+        place = item[0].start
+        if equals == -1 and unnamed and name not in names:
             values[""], places[""] = name, place
             continue
-        name = _full_name(address, place, name, [*dict.fromkeys([*options, *flags])])
+        name = _full_name(address, place, name, names)
         if equals == -1 and name not in flags:
-            end = item[-1].place + 1
-            raise VnlError(address, end, f"{name} needs a value: {name}=...")
+            raise VnlError(address, item[-1].end, f"{name} needs a value: {name}=...")
         if equals != -1 and name not in options:
-            raise VnlError(address, item[equals].place, f"{name} takes no value")
+            raise VnlError(address, item[equals].start, f"{name} takes no value")
         values[name] = "" if equals == -1 else _text(item[equals + 1 :])
-        places[name] = item[equals].place + 1 if equals != -1 else place
-    return Address(address, _text(base), values, nested, places)
+        places[name] = place if equals == -1 else item[equals].end
+    inner = None if nested is None else nested.text
+    return Address(address, _text(base), values, inner, places)
 
 
-def _text(chars: Sequence[_Char]) -> str:
-    return "".join(char.char for char in chars)
+def _text(pieces: Sequence[_Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
 
 
 def _full_name(address: str, place: int, name: str, known: list[str]) -> str:
     if name in known:
         return name
-    found = [each for each in known if name and each.startswith(name)]
-    if len(found) == 1:
+    found = [each for each in known if each.startswith(name)]
+    if len(found) == 1 and name:
         return found[0]
-    if found:
+    if not name:
+        reason = "expected an option's name before '='"
+    elif found:
         reason = f"{name!r} can be {' or '.join(found)}: say which"
     elif known:
         reason = f"no option {name!r}; known: {', '.join(known)}"

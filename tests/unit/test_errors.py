@@ -40,9 +40,8 @@ def test_the_docstring_shows_the_tree() -> None:
 
 def test_all_errors_are_ours() -> None:
     for name, error in ALL.items():
-        if name != "UnclosedStackWarning":
-            assert issubclass(error, errors.AioiothError)
-    assert issubclass(errors.UnclosedStackWarning, RuntimeWarning)
+        kind = RuntimeWarning if name.endswith("Warning") else errors.AioiothError
+        assert issubclass(error, kind)
 
 
 def test_closed() -> None:
@@ -58,6 +57,8 @@ def test_wrong_loop() -> None:
     assert str(error).startswith("stack 'web' was opened on another event loop: it is")
     error = errors.WrongLoopError("stack 'web'", forked=True)
     assert str(error).startswith("stack 'web' was opened in the parent process: it is")
+    cable = errors.WrongLoopError("cable 'c'", sockets=False)
+    assert str(cable) == "cable 'c' was opened on another event loop: use it there"
 
 
 @pytest.mark.parametrize(
@@ -100,11 +101,43 @@ def test_keeper(given: int | None, code: int) -> None:
     assert str(error) == f"[Errno {code}] the keeper died at once"
 
 
+def test_vnl() -> None:
+    error = errors.VnlError("vde:///tmp/sw[prot=5]", 14, "no option 'prot'")
+    assert (error.vnl, error.position) == ("vde:///tmp/sw[prot=5]", 14)
+    assert error.reason == "no option 'prot'"
+    assert str(error).splitlines() == [
+        "no option 'prot'",
+        "  vde:///tmp/sw[prot=5]",
+        "                ^",
+    ]
+    assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize("vnl", ["\0", "a\nb", "\ud800", "\x1b[2J", "x\u2028y"])
+def test_a_vnl_that_is_shown_breaks_nothing(vnl: str) -> None:
+    shown = str(errors.VnlError(vnl, len(vnl), "no"))
+    reason, text, caret = shown.split("\n")
+    assert (reason, caret) == ("no", f"  {' ' * len(vnl)}^")
+    assert text.isprintable()
+    assert len(text) == 2 + len(vnl)
+
+
+def test_a_vnl_inside_of_another() -> None:
+    error = errors.VnlError("memory", 6, "expected '://'")
+    outer = error.inside("vlan://4{", "}")
+    assert (outer.vnl, outer.position) == ("vlan://4{memory}", 15)
+    assert outer.reason == error.reason
+    assert str(outer).splitlines()[1:] == ["  vlan://4{memory}", "                 ^"]
+
+
 def test_unknown_plugin() -> None:
     error = errors.UnknownSchemeError("aioioth.transports", "tor", ["null", "vde"])
     assert (error.group, error.name) == ("aioioth.transports", "tor")
     assert error.known == ("null", "vde")
     assert "no transport serves tor://; known are null://, vde://. Check" in str(error)
+    assert error.hint == ""
+    hint = errors.UnknownSchemeError("aioioth.transports", "x", ["a"], hint="no, no")
+    assert "known are a://; no, no. Check" in str(hint)
     nothing = errors.UnknownPluginError("aioioth.stacks", "lwip", [])
     assert "installed: none." in str(nothing)
 

@@ -19,6 +19,7 @@ import os
 import re
 import select
 import socket
+import struct
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ _NODE_MTU = 9216
 
 _numbers = itertools.count()
 
+_UCRED = struct.Struct("=iII")
+
 
 class VdeTransport:
     """See `aioioth.abc.FrameTransport`.
@@ -69,13 +72,15 @@ class VdeTransport:
         options = parsed.options
         self._vnl = f"vde://{address}"
         self._directory = Path(parsed.base) if parsed.base else None
-        lone = options.get("", "")
-        numeric = lone.lstrip("+-").isdigit()
+        # A lone value is a port if it looks like a number, and else a port group.
+        is_number = options.get("", "").lstrip("+-").isdigit()
         self._port = None
-        if "port" in options or numeric:
+        if "port" in options or is_number:
             name = "port" if "port" in options else ""
             self._port = parsed.integer(name, 0, low=0, high=vde.MAX_PORT)
-        self._portgroup = options.get("portgroup", None if numeric else lone or None)
+        self._portgroup = _find_portgroup(parsed, "portgroup")
+        if self._portgroup is None and not is_number:
+            self._portgroup = _find_portgroup(parsed, "")
         self._group = _find_group(parsed)
         self._mode = parsed.octal("mode", 0) if "mode" in options else None
 
@@ -94,7 +99,7 @@ class VdeTransport:
             try:
                 async with asyncio.timeout(_HANDSHAKE_SECONDS):
                     await self._connect(ctl, directory)
-                    with contextlib.closing(self._bind(data, directory)) as name:
+                    with contextlib.closing(self._bind(ctl, data, directory)) as name:
                         answer = await self._shake_hands(ctl, name.name, label)
                     self._connect_data(data, answer)
             except TimeoutError:
@@ -170,7 +175,9 @@ class VdeTransport:
     def _broken(self, error: OSError, reason: str) -> BrokenTransportError:
         return BrokenTransportError(self._vnl, reason, errno=error.errno)
 
-    def _bind(self, data: socket.socket, directory: Path) -> _DataName:
+    def _bind(
+        self, ctl: socket.socket, data: socket.socket, directory: Path
+    ) -> _DataName:
         """Give our data socket the name that the switch will connect to.
 
         An abstract name leaves nothing behind whatever happens. A path is needed when
@@ -178,7 +185,8 @@ class VdeTransport:
         """
         number = f"{os.getpid():05}-{next(_numbers):05}"
         plain = self._group is None and self._mode is None
-        if plain and _same_network_namespace(directory / (self._portgroup or "ctl")):
+        socket_path = directory / (self._portgroup or "ctl")
+        if plain and _same_network_namespace(ctl, socket_path):
             # The switch connects to all 108 bytes of it.
             padded = (b"\0aioioth/" + number.encode()).ljust(vde.SUN_PATH_SIZE, b"\0")
             name = _DataName(padded)
@@ -291,6 +299,13 @@ class VdePlug:
         self._ctl.close()
 
 
+def _find_portgroup(address: Address, option: str) -> str | None:
+    name = address.options.get(option)
+    if name is not None and (name in {"", ".", ".."} or "/" in name):
+        address.refuse(option, "port group: expected a file's name, without '/'")
+    return name
+
+
 def _find_group(address: Address) -> int | None:
     name = address.options.get("group")
     if name is None:
@@ -320,13 +335,26 @@ def _unix_socket(kind: socket.SocketKind) -> socket.socket:
     return sock
 
 
-def _same_network_namespace(ctl: Path) -> bool:
-    """Tell whether the switch is in our network namespace: the list is of ours.
+def _same_network_namespace(ctl: socket.socket, path: Path) -> bool:
+    """Tell whether the switch finds an abstract name of ours.
 
-    The pid that SO_PEERCRED tells is of no use: a switch that went into the background
-    listened before it did, and that process has ended.
+    It listens in our network namespace, since the list is of ours; but that is not all:
+    vdens listens, and then goes into a namespace of its own, where it opens its data
+    sockets. So we look where the process is that listened. If that has ended, the
+    switch went into the background, and not far.
     """
     listening = b" 00010000 "  # __SO_ACCEPTCON; our own connection is listed as well
-    name = b" " + os.fsencode(ctl.resolve())
+    name = b" " + os.fsencode(path.resolve())
     lines = Path("/proc/self/net/unix").read_bytes().splitlines()
-    return any(line.endswith(name) and listening in line for line in lines)
+    if not any(line.endswith(name) and listening in line for line in lines):
+        return False
+    credentials = ctl.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, _, _ = _UCRED.unpack(credentials)
+    try:
+        theirs = Path(f"/proc/{pid}/ns/net").stat()
+    except FileNotFoundError:
+        return True
+    except PermissionError:  # somebody else's, whom we may not look at
+        return False
+    ours = Path("/proc/self/ns/net").stat()
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)

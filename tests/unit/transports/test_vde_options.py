@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import grp
 import os
 import shutil
 import socket
@@ -19,8 +20,8 @@ import pytest
 from aioioth import abc
 from aioioth.errors import (
     BrokenTransportError,
-    ConfigurationError,
     HandshakeTimeoutError,
+    VnlError,
 )
 from aioioth_transports import vde
 from aioioth_transports.vde import VdeTransport
@@ -51,6 +52,7 @@ class Switch:
     def __init__(self, directory: Path, data_name: str, answer: bytes | None) -> None:
         self.request = b""
         self.client_mode: int | None = None
+        self.client_group: int | None = None
         self.data_path = directory / data_name
         self.data = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.data.setblocking(False)
@@ -80,6 +82,7 @@ class Switch:
         if name[0]:
             path = Path(os.fsdecode(name.split(b"\0")[0]))
             self.client_mode = stat.S_IMODE(path.stat().st_mode)
+            self.client_group = path.stat().st_gid
             self.data.connect(os.fspath(path))
         else:
             self.data.connect(name)  # as vde_switch: all 108 bytes of it
@@ -128,6 +131,8 @@ def kind_of(request: bytes) -> int:
         ("[5/port=6]", 6 << 8),
         ("[port=5/port=6]", 6 << 8),
         ("[port=16777215]", 0xFFFFFF << 8),
+        ("['port'=%35]", 5 << 8),
+        ("[5/lab/6]", 6 << 8),
     ],
 )
 async def test_the_port(directory: Path, options: str, kind: int) -> None:
@@ -224,42 +229,86 @@ async def test_the_mode_is_the_data_sockets(directory: Path) -> None:
 
 @pytest.mark.parametrize("port", ["x", "-1", "+1", "1.5", "", "16777216", "²"])
 def test_a_bad_port(port: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(VnlError) as caught:
         VdeTransport(f"/tmp/sw[port={port}]")
-    expected = f"port {port!r} is not a number from 0 to 16777215"
-    assert str(caught.value) == f"vde:///tmp/sw[port={port}]: {expected}"
+    assert caught.value.reason == "port: expected a number from 0 to 16777215"
+    assert caught.value.position == len("/tmp/sw[port=")
 
 
-@pytest.mark.parametrize("port", ["-1", "+1"])
+@pytest.mark.parametrize("port", ["-1", "+1", "16777216", "²"])
 def test_a_bad_port_without_its_name(port: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not a number from 0"):
+    with pytest.raises(VnlError) as caught:
         VdeTransport(f"/tmp/sw[{port}]")
+    assert caught.value.reason == "expected a number from 0 to 16777215"
+    assert caught.value.position == len("/tmp/sw[")
 
 
 @pytest.mark.parametrize("mode", ["8", "0o660", "rw", "", "-1", "77777", "0x1"])
 def test_a_bad_mode(mode: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(VnlError) as caught:
         VdeTransport(f"/tmp/sw[mode={mode}]")
-    assert f"mode {mode!r} is not octal, like 0660" in str(caught.value)
+    assert caught.value.reason == "mode: expected octal permissions, such as 0660"
+    assert caught.value.position == len("/tmp/sw[mode=")
 
 
-def test_a_group_that_is_not_there() -> None:
-    with pytest.raises(ConfigurationError, match="there is no group 'no-such-group'"):
-        VdeTransport("/tmp/sw[group=no-such-group]")
+@pytest.mark.parametrize("name", [".", "..", "a%2Fb", "'../ctl'", "%2ftmp", "''"])
+@pytest.mark.parametrize("option", ["portgroup=", ""])
+def test_a_bad_port_group(option: str, name: str) -> None:
+    """It is the name of a socket in the switch's directory."""
+    with pytest.raises(VnlError, match="port group: expected a file's name") as caught:
+        VdeTransport(f"/tmp/sw[{option}{name}]")
+    assert caught.value.position == len(f"/tmp/sw[{option}")
+
+
+@pytest.mark.parametrize("name", ["no-such-group", "", "%FF", "x" * 10_000])
+def test_a_group_that_is_not_there(name: str) -> None:
+    with pytest.raises(VnlError, match="group: this system has no group") as caught:
+        VdeTransport(f"/tmp/sw[group={name}]")
+    assert caught.value.position == len("/tmp/sw[group=")
 
 
 @pytest.mark.parametrize(
-    ("address", "reason"),
+    ("address", "position", "reason"),
     [
-        ("/tmp/sw[colour=red]", "no option 'colour'; known: port, portgroup, group"),
-        ("/tmp/sw[port=1", "must end with ']'"),
-        ("/tmp/sw[port=1]/x", "must end with ']'"),
+        ("/tmp/sw[colour=red]", 8, "no option 'colour'; known: port, portgroup, group"),
+        ("/tmp/sw[port]", 12, "port needs a value"),
+        ("/tmp/sw[port=1", 7, "expected a ']' for this '['"),
+        ("/tmp/sw[port=1]/x", 15, "nothing may follow the options"),
+        ("/tmp/it's", 7, "expected another ' for this one"),
     ],
 )
-def test_bad_options(address: str, reason: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+def test_bad_options(address: str, position: int, reason: str) -> None:
+    with pytest.raises(VnlError) as caught:
         VdeTransport(address)
-    assert reason in str(caught.value)
+    assert reason in caught.value.reason
+    assert caught.value.position == position
+
+
+async def test_a_directory_with_brackets_and_quotes(directory: Path) -> None:
+    odd = directory / "it's [1]"
+    odd.mkdir()
+    address = f"{directory}/it\\'s '[1]'[port=5]"
+    async with a_switch(odd) as switch:
+        plug = await VdeTransport(address).open("me")
+        plug.close()
+    assert kind_of(switch.request) == 5 << 8
+
+
+async def test_our_own_group(directory: Path) -> None:
+    """Who else may use our data socket: this group, as far as `mode` allows."""
+    try:
+        name = grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        pytest.skip("our group has no name")
+    for options, mode in (
+        (f"[group={name}]", 0o770),
+        (f"[group={name}/mode=640]", 0o640),
+    ):
+        async with a_switch(directory) as switch:
+            plug = await VdeTransport(f"{directory}{options}").open("me")
+            assert (switch.client_mode, switch.client_group) == (mode, os.getegid())
+            plug.close()
+        switch.data_path.unlink()
 
 
 async def test_a_directory_that_is_not_there(directory: Path) -> None:
