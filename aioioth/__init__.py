@@ -15,6 +15,7 @@ Where things are:
 * `aioioth.processes`: programs in a stack
 * `aioioth.netlink`: pyroute2 on a stack, on any event loop
 * `aioioth.switch`: a learning switch inside the process
+* `aioioth.cable`: joins any two networks
 * `aioioth.errors`: every error, as a tree
 * `aioioth.abc`, `aioioth.vnl`, `aioioth.wire`: what plug-ins build on (and
   `aioioth.wire.ethernet.summarize`, a line about a frame)
@@ -25,8 +26,16 @@ from __future__ import annotations
 
 from aioioth import errors
 from aioioth._background import stacks
+from aioioth.cable import Cable, CableStats
 from aioioth.default import current_stack
-from aioioth.events import CarrierDown, CarrierUp, Event, EventStream
+from aioioth.events import (
+    CarrierDown,
+    CarrierUp,
+    Event,
+    EventStream,
+    InterfaceAdded,
+    InterfaceRemoved,
+)
 from aioioth.guard import guard
 from aioioth.interfaces import Interface, InterfaceStats
 from aioioth.names import Hosts
@@ -36,12 +45,16 @@ from aioioth.streams import open_connection, start_server
 from aioioth.switch import Switch
 
 __all__ = [
+    "Cable",
+    "CableStats",
     "CarrierDown",
     "CarrierUp",
     "Event",
     "EventStream",
     "Hosts",
     "Interface",
+    "InterfaceAdded",
+    "InterfaceRemoved",
     "InterfaceStats",
     "Runner",
     "SocketInfo",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aioioth._linux import linkstats, netdevice
 from aioioth._pump import Counters
+from aioioth.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aioioth._namespace import Namespace
@@ -31,6 +32,16 @@ class RemoteLink:
         """Whether it has a carrier, which its owner takes away with the network."""
         with self._socket() as sock:
             return netdevice.has_carrier(sock.fileno(), self._name)
+
+    async def set_carrier(self, *, on: bool) -> None:
+        """Refuse; see `aioioth.Interface.set_carrier`.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        what = "plugged in" if on else "pulled out"
+        msg = f"{self._name} can only be {what} by the process that made the stack"
+        raise ConfigurationError(msg)
 
     def stats(self) -> tuple[Counters, Counters]:
         """Return what was sent and received so far, by the kernel's count."""

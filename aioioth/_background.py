@@ -82,7 +82,11 @@ def stacks() -> tuple[Stack, ...]:
     """
     if in_trio_task() and _office.is_empty:
         return ()
-    return carried_call(_manager.stacks)()
+    # Not at the top: stacks are made of what is here.
+    from aioioth.stack import Stack
+
+    owned = carried_call(_manager.owned)()
+    return tuple(each for each in owned if isinstance(each, Stack))
 
 
 def in_trio_task() -> bool:
@@ -106,7 +110,7 @@ class _LoopThread:
         loop: The loop.
         ended: Done when the loop is closed.
         guests: How many calls are inside; the office's.
-        occupied: Whether stacks were open when the last call ended.
+        occupied: Whether stacks or cables were open when the last call ended.
     """
 
     def __init__(self) -> None:
@@ -124,7 +128,7 @@ class _LoopThread:
         try:
             return await make()
         finally:
-            self.occupied = bool(_manager.stacks())
+            self.occupied = bool(_manager.owned())
 
     def call(self, function: Callable[[], _T]) -> _T:
         """Call ``function`` inside the thread and wait for what it returns."""

@@ -1,19 +1,19 @@
-"""An interface and its way to a network: device, plug, two pumps, re-attachment."""
+"""An interface and its way to a network: a device, an attachment, two pumps."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import random
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
+from aioioth._attachment import Attachment
 from aioioth._fork import forget_in_children
 from aioioth._linux.sockets import unsent
 from aioioth._pump import DEVICE_DROPS, PLUG_DROPS, Counters, Pump
-from aioioth.abc import CountsDrops
+from aioioth.errors import ClosedError, WrongLoopError
 from aioioth.events import CarrierDown, CarrierUp
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from aioioth.events import Event
 
 _log = logging.getLogger("aioioth")
-
-# A switch that is restarted by hand is back in a second or two; one that stays away is
-# asked every five seconds, each stack at its own moment.
-_FIRST_DELAY = 0.1
-_LAST_DELAY = 5.0
 
 
 class Link:
@@ -60,22 +55,24 @@ class Link:
         self.sent: Counters = Counters()
         self.received: Counters = Counters()
         self._label = label
-        self._transport = transport
         self._buffer = buffer
         self._notify = notify
         self._loop = asyncio.get_running_loop()
-        self._plug: Plug | None = None
         self._pumps: tuple[Pump, ...] = ()
-        self._undo = ExitStack()
-        self._reattaching: asyncio.Task[None] | None = None
-        self._forgotten = False
-        self._attach(plug)
+        self._carrier = True
+        self._pulled_out = False
+        # Why it is of no use any more, and for whom.
+        self._end: Callable[[], Exception] | None = None
+        self._changing = asyncio.Lock()
+        self._attachment = Attachment(name, label, transport, self)
+        self._attachment.attach(plug)
         forget_in_children(self)
 
     def stats(self) -> tuple[Counters, Counters]:
         """Return what was sent and received so far, as it is now."""
-        received = replace(self.received, drops=dict(self.received.drops))
-        _add_drops(received, self._plug)
+        drops = self._attachment.drops()
+        drops.update(self.received.drops)
+        received = replace(self.received, drops=dict(drops))
         return replace(self.sent, drops=dict(self.sent.drops)), received
 
     @property
@@ -86,7 +83,26 @@ class Link:
     @property
     def attached(self) -> bool:
         """Whether the interface is on its network right now."""
-        return self._plug is not None
+        return self._attachment.plug is not None
+
+    async def set_carrier(self, *, on: bool) -> None:
+        """Plug the cable in or out; see `aioioth.Interface.set_carrier`."""
+        self._check_usable()
+        async with self._changing:
+            self._check_usable()
+            if on != self._pulled_out:
+                return
+            if on:
+                await self._attachment.plug_in()
+                self._pulled_out = False
+                self._notify(CarrierUp(self.name, 1))
+                return
+            self._pulled_out = True
+            had_carrier = self._carrier
+            self._attachment.pull_out()
+            self._set_carrier(on=False)
+            if had_carrier:
+                self._notify(CarrierDown(self.name, "pulled out"))
 
     def flush(self) -> None:
         """Send what the interface has queued, one budget at most."""
@@ -95,27 +111,34 @@ class Link:
 
     def unsent(self) -> int:
         """Return how many bytes the network has not taken yet; 0 if unknown."""
-        return 0 if self._plug is None else unsent(self._plug.fileno())
+        plug = self._attachment.plug
+        return 0 if plug is None else unsent(plug.fileno())
+
+    def leave(self) -> None:
+        """Leave the network for good and let the device be. Idempotent."""
+        if self._end is None:
+            self._end = self._is_closed
+        self._attachment.close()
 
     def close(self) -> None:
         """Leave the network and give the interface up. Idempotent, never raises."""
-        if self._reattaching is not None and not self._loop.is_closed():
-            self._reattaching.cancel()
-        self._undo.close()
+        self.leave()
         self.device.close()
 
     def forget_in_child(self) -> None:
         """Close our copies after a fork; the loop's epoll set is the parent's too."""
-        self._undo.pop_all()
         for pump in self._pumps:
             pump.forget()
-        if self._plug is not None:
-            self._plug.close()
-        self._plug, self._pumps, self._reattaching = None, (), None
-        self._forgotten = True
+        self._pumps = ()
+        self._end = self._is_the_parents
+        self._attachment.forget_in_child()
         self.device.close()
 
-    def _attach(self, plug: Plug) -> None:
+    # What the attachment tells
+
+    def plugged(self, plug: Plug) -> None:
+        """Move frames both ways; see `aioioth._attachment.Owner`."""
+        self._set_carrier(on=True)
         sending = Pump(
             self._loop,
             self.device,
@@ -134,74 +157,59 @@ class Link:
             self._buffer,
             self._on_broken,
         )
-        self._plug, self._pumps = plug, (sending, receiving)
-        # Undone in reverse: readers first, then what they read.
-        self._undo.callback(self._detached)
-        self._undo.callback(plug.close)
-        hangup = plug.hangup_fileno()
-        if hangup != -1:
-            self._loop.add_reader(hangup, self._on_hangup)
-            self._undo.callback(self._remove_reader, hangup)
+        self._pumps = sending, receiving
         for pump in self._pumps:
-            self._undo.callback(pump.stop)
             pump.start()
 
-    def _detached(self) -> None:
-        _add_drops(self.received, self._plug)
-        self._plug, self._pumps = None, ()
+    def unplugged(self, _: Plug) -> None:
+        """Move no frames; see `aioioth._attachment.Owner`."""
+        for pump in self._pumps:
+            pump.stop()
+        self._pumps = ()
 
-    def _remove_reader(self, descriptor: int) -> None:
-        if not self._loop.is_closed():
-            self._loop.remove_reader(descriptor)
+    def lost(self, cause: str) -> None:
+        """Tell the stack and the user; see `aioioth._attachment.Owner`."""
+        self._set_carrier(on=False)
+        self._notify(CarrierDown(self.name, cause))
 
-    def _on_hangup(self) -> None:
-        if not self._forgotten:
-            self._lose("the other side has ended")
+    def regained(self, attempts: int) -> None:
+        """Tell the user; see `aioioth._attachment.Owner`."""
+        self._notify(CarrierUp(self.name, attempts))
 
     def _on_broken(self, end: End, error: OSError) -> None:
-        if end is self.device:
-            # Somebody deleted the interface; there is nothing to come back to.
-            self._undo.close()
-            _log.warning("%s: interface %s is gone: %s", self._label, self.name, error)
-            self._notify(CarrierDown(self.name, f"the interface is gone: {error}"))
-        else:
-            self._lose(str(error))
-
-    def _lose(self, cause: str) -> None:
-        self._undo.close()
-        self._set_carrier(on=False)
-        _log.warning("%s: %s lost its network: %s", self._label, self.name, cause)
-        self._notify(CarrierDown(self.name, cause))
-        self._reattaching = self._loop.create_task(
-            self._reattach(), name=f"aioioth: re-attach {self.name} of {self._label}"
-        )
-
-    async def _reattach(self) -> None:
-        delay = _FIRST_DELAY
-        for attempt in itertools.count(1):
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311
-            delay = min(2 * delay, _LAST_DELAY)
-            try:
-                plug = await self._transport.open(self._label)
-            except OSError as error:  # not there yet, or no descriptors left
-                _log.debug("%s: %s: %s", self._label, self.name, error)
-                continue
-            self._reattaching = None
-            self._set_carrier(on=True)
-            self._attach(plug)
-            _log.info("%s: %s has its network again", self._label, self.name)
-            self._notify(CarrierUp(self.name, attempt))
+        if end is not self.device:
+            self._attachment.lose(str(error))
             return
+        # Somebody deleted the interface; there is nothing to come back to.
+        self._end = self._is_gone
+        self._attachment.close()
+        _log.warning("%s: interface %s is gone: %s", self._label, self.name, error)
+        self._notify(CarrierDown(self.name, f"the interface is gone: {error}"))
 
     def _set_carrier(self, *, on: bool) -> None:
+        if on == self._carrier:
+            return
+        self._carrier = on
         try:
             self.device.set_carrier(on=on)
         except OSError as error:  # the interface was deleted meanwhile
             _log.warning("%s: carrier of %s: %s", self._label, self.name, error)
 
+    def _check_usable(self) -> None:
+        if self._end is not None:
+            raise self._end()
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError(str(self))
 
-def _add_drops(received: Counters, plug: object) -> None:
-    """Add what the network says that it lost on the way to us."""
-    if isinstance(plug, CountsDrops):
-        for cause, count in plug.drops.items():
-            received.drops[cause] = received.drops.get(cause, 0) + count
+    @override
+    def __str__(self) -> str:
+        return f"interface {self.name} of {self._label}"
+
+    def _is_closed(self) -> Exception:
+        return ClosedError(str(self))
+
+    def _is_gone(self) -> Exception:
+        return ClosedError(str(self), hint="gone: somebody deleted it")
+
+    def _is_the_parents(self) -> Exception:
+        return WrongLoopError(str(self), forked=True)

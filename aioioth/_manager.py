@@ -12,7 +12,7 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -22,13 +22,12 @@ from aioioth._keeper.client import Channel, Keeper
 from aioioth._linux.sockets import identity
 from aioioth._namespace import Namespace
 from aioioth._pump import BUFFER_SIZE
-from aioioth.errors import UnclosedStackWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from aioioth._linux.sockets import Identity
-    from aioioth.stack import Stack
+    from aioioth._owned import Owned
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -64,7 +63,7 @@ def calling_place() -> Place:
 
 
 class Manager:
-    """Owns the stacks of one event loop and holds the keeper for them.
+    """Owns the stacks and cables of one event loop and holds the keeper for them.
 
     Get it with `running_manager`. It ends with its loop: `asyncio.run` and
     `asyncio.Runner` close asynchronous generators when everything else is over, after
@@ -74,16 +73,17 @@ class Manager:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
-        self._stacks: dict[Stack, None] = {}  # in the order of opening
+        # In the order of opening, with the warning if it is never closed.
+        self._owned: dict[Owned[Any], type[Warning]] = {}
         _keeper.hold()
         self._channel = Channel(_keeper)
         forget_in_children(self._channel)
         self._lifetime = self._until_loop_ends()
 
     @property
-    def stacks(self) -> tuple[Stack, ...]:
-        """The open stacks, oldest first."""
-        return tuple(self._stacks)
+    def owned(self) -> tuple[Owned[Any], ...]:
+        """The open stacks and cables, oldest first."""
+        return tuple(self._owned)
 
     async def watch_loop(self) -> None:
         """Arrange to be closed when the loop ends."""
@@ -135,32 +135,37 @@ class Manager:
         undo.callback(space.close)
         return space
 
-    def add(self, stack: Stack) -> None:
-        """Own an open stack until `discard`."""
-        self._stacks[stack] = None
+    def add(self, owned: Owned[Any], unclosed: type[Warning]) -> None:
+        """Own an open stack or cable until `discard`.
 
-    def discard(self, stack: Stack) -> None:
-        """Forget a stack that was closed."""
-        self._stacks.pop(stack, None)
+        Args:
+            owned: What it is.
+            unclosed: Warned of if it is still open when the loop ends.
+        """
+        self._owned[owned] = unclosed
+
+    def discard(self, owned: Owned[Any]) -> None:
+        """Forget a stack or cable that was closed."""
+        self._owned.pop(owned, None)
 
     def forget(self) -> None:
         """Own nothing any more, in a forked child: the loop is the parent's."""
-        self._stacks.clear()
+        self._owned.clear()
         _keeper.release()
 
     def close(self) -> None:
         """Close all that is left, newest first, and warn about it."""
-        forgotten = self.stacks
-        for stack in reversed(forgotten):
-            stack.close()
+        forgotten = dict(self._owned)
+        for owned in reversed(forgotten):
+            owned.close()
         self._channel.close()
         _keeper.release()
-        for stack in forgotten:
+        for owned, unclosed in forgotten.items():
             warnings.warn_explicit(
-                f"{stack} was never closed: use 'async with', or aclose() it",
-                UnclosedStackWarning,
-                stack.place.file,
-                stack.place.line,
+                f"{owned} was never closed: use 'async with', or aclose() it",
+                unclosed,
+                owned.place.file,
+                owned.place.line,
             )
 
     async def _until_loop_ends(self) -> AsyncGenerator[None]:
@@ -187,14 +192,14 @@ async def running_manager() -> Manager:
     return manager
 
 
-def stacks() -> tuple[Stack, ...]:
-    """Return the open stacks of the running event loop, oldest first.
+def owned() -> tuple[Owned[Any], ...]:
+    """Return the open stacks and cables of the running event loop, oldest first.
 
     Raises:
         RuntimeError: No event loop is running.
     """
     manager = _managers.get(asyncio.get_running_loop())
-    return () if manager is None else manager.stacks
+    return () if manager is None else manager.owned
 
 
 def _hold_keeper(user_namespace: int) -> Keeper:

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aioioth import _iproute
 from aioioth._attached import RemoteLink
-from aioioth._device import PacketDevice, TapDevice
+from aioioth._drain import drain
 from aioioth._fork import forget_in_children
-from aioioth._link import Link
 from aioioth._namespace import Namespace
-from aioioth._preflight import TUN
 from aioioth._sharing import Sharing
-from aioioth.errors import ConfigurationError, MissingPrivilegeError
+from aioioth._wiring import Wiring
+from aioioth.errors import ConfigurationError
 from aioioth.interfaces import Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from aioioth._device import Device
     from aioioth._manager import Manager
-    from aioioth._settings import InterfaceSettings, Settings
+    from aioioth._settings import Settings
     from aioioth._sharing import Description, Shared
     from aioioth.abc import Plug, Space, StackKind
     from aioioth.events import Event
     from aioioth.netlink import Netlink
-
-_log = logging.getLogger("aioioth")
-
-# A switch takes microseconds for what a send buffer holds.
-_DRAIN_SECONDS = 0.2
 
 
 class Running:
@@ -43,7 +34,7 @@ class Running:
         manager: Owner of the stack, one for each event loop.
         space: Where its sockets are made.
         netlink: Its netlink.
-        interfaces: What users see, by name.
+        wiring: Its interfaces; None if they are not ours to make.
         inherited: Whether this is a forked child's copy: the parent owns everything but
             the space.
     """
@@ -52,9 +43,9 @@ class Running:
         self.manager = manager
         self.space = space
         self.netlink = netlink
-        self.interfaces: dict[str, Interface] = {}
+        self.wiring: Wiring | None = None
         self.inherited = False
-        self._links: list[Link] = []
+        self._remote: dict[str, Interface] = {}
         self._sharing: Sharing | None = None
         self._undo = ExitStack()
         forget_in_children(self)
@@ -90,24 +81,13 @@ class Running:
                 msg = f"{label}: its kind has interfaces of its own, leave out VNLs"
                 raise ConfigurationError(msg)
             running = cls(manager, space, netlink)
-            for wanted, plug in zip(settings.interfaces, plugs, strict=True):
-                device = await running._make_device(wanted.name, settings.device)
-                undo.callback(device.close)
-                link = Link(
-                    wanted.name,
-                    label,
-                    device,
-                    wanted.transport,
-                    plug,
-                    manager.buffer,
-                    notify,
+            if isinstance(space, Namespace):
+                running.wiring = wiring = Wiring(
+                    label, space, netlink, manager.buffer, settings.device, notify
                 )
-                undo.callback(link.close)
-                running._links.append(link)
-                running.interfaces[wanted.name] = Interface(
-                    wanted.name, wanted.vnl, link, netlink
-                )
-                await running._set_up(wanted, plug)
+                undo.callback(wiring.close)
+                for wanted, plug in zip(settings.interfaces, plugs, strict=True):
+                    await wiring.add(wanted, plug)
             await running._address(settings)
             running._undo = undo.pop_all()
         return running
@@ -125,11 +105,16 @@ class Running:
             undo.callback(netlink.close)
             running = cls(manager, space, netlink)
             for each in shared.description.interfaces:
-                running.interfaces[each.name] = Interface(
+                running._remote[each.name] = Interface(
                     each.name, each.vnl, RemoteLink(each, space), netlink
                 )
             running._undo = undo.pop_all()
         return running
+
+    @property
+    def interfaces(self) -> Mapping[str, Interface]:
+        """What users see, by name."""
+        return self._remote if self.wiring is None else self.wiring.interfaces
 
     def share(self, describe: Callable[[], Description]) -> str:
         """Start giving the stack to other processes; see `Stack.share`."""
@@ -142,22 +127,9 @@ class Running:
         return self._sharing.address
 
     async def drain(self) -> None:
-        """Let the last frames go: what the interfaces have queued is sent and taken.
-
-        A vde_switch that finds its client gone throws away what it has not read. One
-        that does not read is not waited for long.
-        """
-        if self.inherited:
-            return  # the frames are the parent's
-        # Connections closed a moment ago say goodbye in the loop's next turn.
-        await asyncio.sleep(0)
-        for link in self._links:
-            link.flush()
-        deadline = self.manager.loop.time() + _DRAIN_SECONDS
-        while any(link.unsent() for link in self._links):
-            if self.manager.loop.time() > deadline:
-                return
-            await asyncio.sleep(0.001)
+        """Let the last frames go; in a forked child they are the parent's."""
+        if not self.inherited:
+            await drain(() if self.wiring is None else self.wiring.links)
 
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises."""
@@ -173,27 +145,6 @@ class Running:
         self._undo.pop_all()
         self._undo.callback(self.space.close)
         weakref.finalize(self, self.space.close)
-
-    async def _make_device(self, name: str, forced: str | None) -> Device:
-        assert isinstance(self.space, Namespace)
-        if forced != "packet":
-            try:
-                return await TapDevice.make(self.space, name)
-            except MissingPrivilegeError as error:
-                if forced == "tap" or error.action != TUN:
-                    raise
-                _log.info(
-                    "%s: a packet socket serves instead of a TAP: %s", name, error
-                )
-        return await PacketDevice.make(self.space, name, self.netlink)
-
-    async def _set_up(self, wanted: InterfaceSettings, plug: Plug) -> None:
-        attributes: dict[str, object] = {"mtu": wanted.mtu_on(plug)}
-        if wanted.mac is not None:
-            attributes["address"] = wanted.mac
-        await _iproute.set_link(self.netlink, wanted.name, **attributes, state="up")
-        if wanted.ipv6:
-            await _iproute.add_link_local(self.netlink, wanted.name)
 
     async def _address(self, settings: Settings) -> None:
         for name, address in settings.addresses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from aioioth.errors import ConfigurationError
 from aioioth.networks import find_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from aioioth.abc import FrameTransport, Plug
     from aioioth.networks import Network
@@ -123,7 +124,51 @@ class Settings:
         if device not in _DEVICES:
             msg = f"device={device!r}: must be 'tap', 'packet' or None"
             raise ConfigurationError(msg)
-        networks = _networks(vnls)
+        return cls._of(_networks(vnls), ip=ip, gw=gw, mtu=mtu, mac=mac, device=device)
+
+    @classmethod
+    def check_added(
+        cls,
+        vnl: object,
+        name: str | None,
+        *,
+        ip: object,
+        mtu: object,
+        mac: object,
+        is_taken: Callable[[str], bool],
+    ) -> Settings:
+        """Check the arguments of `aioioth.Stack.add_interface`, described there.
+
+        Besides them, ``is_taken`` tells whether the stack has an interface of a name.
+
+        Raises:
+            ConfigurationError: Something cannot be right.
+            UnknownSchemeError: A VNL's scheme is not known.
+        """
+        found = find_network(vnl)
+        if None not in {name, found.interface} and name != found.interface:
+            msg = f"name={name!r}: the VNL says {found.interface!r}; leave one out"
+            raise ConfigurationError(msg)
+        name = name if name is not None else found.interface
+        if name is None:
+            numbered = (f"vde{number}" for number in itertools.count())
+            name = next(each for each in numbered if not is_taken(each))
+        if is_taken(check_name(name)):
+            msg = f"interface name {name!r} is used already; take another"
+            raise ConfigurationError(msg)
+        return cls._of({name: found}, ip=ip, gw=(), mtu=mtu, mac=mac, device=None)
+
+    @classmethod
+    def _of(
+        cls,
+        networks: Mapping[str, Network],
+        *,
+        ip: object,
+        gw: object,
+        mtu: object,
+        mac: object,
+        device: str | None,
+    ) -> Settings:
         names = list(networks)
         addresses = tuple(
             (name, parse_ip(text))

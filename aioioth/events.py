@@ -12,7 +12,14 @@ from aioioth._background import carried, carried_call
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CarrierDown", "CarrierUp", "Event", "EventStream"]
+__all__ = [
+    "CarrierDown",
+    "CarrierUp",
+    "Event",
+    "EventStream",
+    "InterfaceAdded",
+    "InterfaceRemoved",
+]
 
 # A reader that does not read loses the oldest events, not the memory.
 _KEPT_EVENTS = 1024
@@ -20,10 +27,10 @@ _KEPT_EVENTS = 1024
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to an interface.
+    """Something happened to an interface, or to a cable's side.
 
     Attributes:
-        interface: Name of the interface.
+        interface: Name of the interface; of a cable, ``a`` or ``b``.
     """
 
     interface: str
@@ -32,6 +39,8 @@ class Event:
 @dataclass(frozen=True)
 class CarrierDown(Event):
     """The interface lost its virtual network; it is trying to get it back.
+
+    Unless it was ``pulled out`` by `aioioth.Interface.set_carrier`.
 
     Attributes:
         cause: Why, in words.
@@ -51,10 +60,26 @@ class CarrierUp(Event):
     attempts: int
 
 
+@dataclass(frozen=True)
+class InterfaceAdded(Event):
+    """The stack has a new interface, which is ready; see `Stack.add_interface`.
+
+    Attributes:
+        vnl: The virtual network it belongs to.
+    """
+
+    vnl: str
+
+
+@dataclass(frozen=True)
+class InterfaceRemoved(Event):
+    """The stack has one interface less; see `Stack.remove_interface`."""
+
+
 class EventStream:
     """Asynchronous iterator over events from the moment it was made.
 
-    It ends when the stack is closed. Only one task may wait on it at a time.
+    It ends when the stack or cable is closed. Only one task may wait on it at a time.
 
     Args:
         unsubscribe: Called when the stream is closed.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from aioioth._background import carried
 from aioioth._linux import netdevice
 
 if TYPE_CHECKING:
@@ -81,6 +82,27 @@ class Interface:
     def stats(self) -> InterfaceStats:
         """What went through it until now."""
         return InterfaceStats(*self._link.stats())
+
+    @carried
+    async def set_carrier(self, on: bool) -> None:  # noqa: FBT001  (a switch)
+        """Pull the cable out, or plug it in again. Idempotent.
+
+        Without it the network sees us leave, and the stack an interface without a
+        carrier. Nobody tries to get the network back until it is plugged in.
+
+        Args:
+            on: Whether the cable shall be in.
+
+        Raises:
+            BrokenTransportError: The network cannot be reached; it stays pulled out.
+            ClosedError: The interface is gone, or its stack is closed.
+            ConfigurationError: The interface's cable is another process's.
+            WrongLoopError: The stack belongs to another event loop.
+
+        Cancellation:
+            The cable is in, or it is out.
+        """
+        await self._link.set_carrier(on=on)
 
     @override
     def __repr__(self) -> str:

@@ -5,30 +5,27 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
-from enum import Enum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from typing_extensions import override
 
-from aioioth import _iproute, _sharing
-from aioioth._background import carried, carried_call, running_loop
+from aioioth import _sharing
+from aioioth._background import carried, carried_call
 from aioioth._calls import StackCalls
-from aioioth._manager import calling_place, running_manager
+from aioioth._configuring import StackConfiguring
 from aioioth._namespace import Namespace
+from aioioth._owned import Owned
 from aioioth._plugins import load_kind
 from aioioth._running import Running
-from aioioth._settings import Settings, parse_ip
+from aioioth._settings import Settings
 from aioioth._sockets import SocketInfo, describe
-from aioioth.errors import BusyError, ClosedError, WrongLoopError
-from aioioth.events import Event, EventStream
+from aioioth.errors import BusyError, UnclosedStackWarning
 from aioioth.names import Resolver
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
-    from aioioth._manager import Manager, Place
+    from aioioth._manager import Manager
     from aioioth._settings import IPAddress, IPInterface
     from aioioth.abc import FrameTransport
     from aioioth.interfaces import Interface, InterfaceStats
@@ -42,16 +39,7 @@ __all__ = ["SocketInfo", "Stack"]
 _numbers = itertools.count(1)
 
 
-class _State(Enum):
-    """Where a stack is in its life; the value says why it cannot be used."""
-
-    NEW = "not open: use 'async with', or open() it"
-    OPENING = "not open yet"
-    OPEN = "open"
-    CLOSED = "closed: make a new one"
-
-
-class Stack(StackCalls):
+class Stack(Owned[Running], StackConfiguring, StackCalls):
     """A TCP/IP stack of its own: interfaces, addresses, routes, ports.
 
     Use it as ``async with Stack("vde:///tmp/sw", ip="10.0.0.50/24") as stack:``, or
@@ -83,6 +71,8 @@ class Stack(StackCalls):
         UnknownSchemeError: A VNL's scheme is not known; the message names the known.
     """
 
+    _unclosed: ClassVar[type[Warning]] = UnclosedStackWarning
+
     def __init__(  # noqa: PLR0913  (one keyword for each thing that can be chosen)
         self,
         *vnls: str | FrameTransport,
@@ -97,7 +87,7 @@ class Stack(StackCalls):
         hosts: Hosts | Mapping[str, HostAddresses] | None = None,
         device: str | None = None,
     ) -> None:
-        self._name = name if name is not None else f"stack{next(_numbers)}"
+        super().__init__(name if name is not None else f"stack{next(_numbers)}")
         self._kind_name = kind
         self._kind = load_kind(kind)
         self._settings = Settings.check(
@@ -107,27 +97,13 @@ class Stack(StackCalls):
         self._dns, self._domain = dns, domain
         self._shared_at: str | None = None
         self._owners_name = False
-        self._place = calling_place()
-        self._state = _State.NEW
-        self._running: Running | None = None
-        self._event_streams: list[EventStream] = []
 
     # What it is
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self._name
 
     @property
     def kind(self) -> str:
         """How it is made: ``netns``, ``kernel``, or a plug-in's name."""
         return self._kind_name
-
-    @property
-    def place(self) -> Place:
-        """The line of the program that made it."""
-        return self._place
 
     @property
     def interfaces(self) -> Mapping[str, Interface]:
@@ -181,26 +157,19 @@ class Stack(StackCalls):
         found = (describe(fd) for fd in parts.space.sockets() if fd != own)
         return [info for info in found if info is not None]
 
-    @carried_call
-    def events(self) -> EventStream:
-        """Return what happens from now on, as an asynchronous iterator.
-
-        Raises:
-            ClosedError: The stack is not open.
-            WrongLoopError: The stack belongs to another event loop.
-        """
-        self.check_usable()
-        stream = EventStream(self._event_streams.remove)
-        self._event_streams.append(stream)
-        return stream
-
     @override
     def __str__(self) -> str:
         return f"stack {self._name!r}"
 
     @override
     def __repr__(self) -> str:
-        networks = ", ".join(each.vnl for each in self._settings.interfaces)
+        running = self._running
+        interfaces = (
+            self._settings.interfaces
+            if running is None
+            else running.interfaces.values()
+        )
+        networks = ", ".join(each.vnl for each in interfaces)
         on = f"on {networks}" if networks else "without a network"
         if self._shared_at is not None:
             on = f"of {self._shared_at}"
@@ -208,6 +177,7 @@ class Stack(StackCalls):
 
     # Opening and closing
 
+    @override
     @carried
     async def open(self) -> Self:
         """Plug into the networks, make the stack and configure it.
@@ -226,27 +196,9 @@ class Stack(StackCalls):
         Cancellation:
             Safe anywhere. Nothing is left behind; `open` may be called again.
         """
-        if self._state is _State.CLOSED:
-            raise ClosedError(str(self))
-        if self._state is not _State.NEW:
-            msg = f"{self} is open already"
-            raise BusyError(msg)
-        self._state = _State.OPENING
-        try:
-            manager = await running_manager()
-            running = await self._start(manager)
-        except BaseException:
-            if self._state is _State.OPENING:
-                self._state = _State.NEW
-            raise
-        if self._state is _State.CLOSED:  # by another task, meanwhile
-            running.close()
-            raise ClosedError(str(self))
-        self._state = _State.OPEN
-        self._running = running
-        manager.add(self)
-        return self
+        return await self._open()
 
+    @override
     @carried
     async def aclose(self, *, strict: bool = False) -> None:
         """Leave the networks and let the stack go. Idempotent.
@@ -264,55 +216,7 @@ class Stack(StackCalls):
         Cancellation:
             The stack is closed all the same; the last frames may be lost.
         """
-        if self._running is None:
-            self.close()
-            return
-        if not self._running.inherited:  # a forked child only lets go of its copies
-            self.check_usable()
-        if strict and (users := self.sockets()):
-            message = f"{self} has open sockets; close them, or aclose() without strict"
-            raise BusyError(message, [str(user) for user in users])
-        try:
-            await self._running.drain()
-        finally:
-            self.close()
-
-    @carried_call
-    def close(self) -> None:
-        """Let everything go at once. Idempotent, never waits, never raises.
-
-        `aclose` is better: it lets the last frames go first.
-        """
-        self._state = _State.CLOSED
-        running, self._running = self._running, None
-        if running is not None:
-            running.manager.discard(self)
-            running.close()
-        for stream in list(self._event_streams):
-            stream.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def check_usable(self) -> asyncio.AbstractEventLoop:
-        """Return the stack's loop, which must be the running one.
-
-        Raises:
-            ClosedError: The stack is not open.
-            WrongLoopError: The stack belongs to another event loop.
-        """
-        loop = self._own_parts().manager.loop
-        if running_loop() is not loop:
-            raise WrongLoopError(str(self))
-        return loop
+        await self._aclose(self._refuse_sockets if strict else None)
 
     @override
     def check_open(self) -> Self:
@@ -324,18 +228,7 @@ class Stack(StackCalls):
         self._parts()
         return self
 
-    def _parts(self) -> Running:
-        if self._running is None:
-            raise ClosedError(str(self), hint=self._state.value)
-        return self._running
-
-    def _own_parts(self) -> Running:
-        """Return the parts of a stack of this process: not one of a parent's."""
-        parts = self._parts()
-        if parts.inherited:
-            raise WrongLoopError(str(self), forked=True)
-        return parts
-
+    @override
     async def _start(self, manager: Manager) -> Running:
         label = f"aioioth {self._name}"
         if self._shared_at is None:
@@ -354,9 +247,10 @@ class Stack(StackCalls):
         )
         return running
 
-    def _notify(self, event: Event) -> None:
-        for stream in self._event_streams:
-            stream.push(event)
+    def _refuse_sockets(self) -> None:
+        if users := self.sockets():
+            message = f"{self} has open sockets; close them, or aclose() without strict"
+            raise BusyError(message, [str(user) for user in users])
 
     # Shared between processes
 
@@ -422,86 +316,6 @@ class Stack(StackCalls):
             dns=tuple(_sharing.plain_list(self._dns)),
             domain=tuple(_sharing.plain_list(self._domain)),
         )
-
-    # Addresses and routes
-
-    @carried
-    async def add_address(self, address: str | IPInterface, *, dev: str) -> None:
-        """Do ``ip address add ADDRESS dev DEV``.
-
-        An IPv6 address is usable at once: nobody is asked whether he has it already.
-
-        Args:
-            address: With prefix length: ``10.0.0.1/24``, ``fd00::1/64``.
-            dev: Name of the interface.
-
-        Raises:
-            NetlinkError: The kernel refused: EEXIST, ENODEV.
-            ConfigurationError: It is no address with a prefix length.
-        """
-        self.check_usable()
-        parsed = parse_ip(address)
-        if parsed.version == 6 and dev in self.interfaces:
-            await _iproute.add_link_local(self.netlink, dev)
-        await _iproute.change_address(self.netlink, "add", parsed, dev)
-
-    @carried
-    async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
-        """Do ``ip address del ADDRESS dev DEV``.
-
-        Raises:
-            NetlinkError: The kernel refused: EADDRNOTAVAIL, ENODEV.
-            ConfigurationError: It is no address with a prefix length.
-        """
-        self.check_usable()
-        await _iproute.change_address(self.netlink, "del", parse_ip(address), dev)
-
-    @carried
-    async def add_route(
-        self, destination: str, *, via: str | None = None, dev: str | None = None
-    ) -> None:
-        """Do ``ip route add DESTINATION via VIA dev DEV``.
-
-        Args:
-            destination: Network with prefix length: ``10.1.0.0/16``, ``::/0``.
-            via: Address of the router.
-            dev: Name of the interface; needed for a link-local router.
-
-        Raises:
-            NetlinkError: The kernel refused: EEXIST, ENETUNREACH, ENODEV.
-            ConfigurationError: The destination is no network.
-        """
-        self.check_usable()
-        await _iproute.change_route(self.netlink, "add", destination, via, dev)
-
-    @carried
-    async def del_route(
-        self, destination: str, *, via: str | None = None, dev: str | None = None
-    ) -> None:
-        """Do ``ip route del DESTINATION via VIA dev DEV``; see `add_route`.
-
-        Raises:
-            NetlinkError: The kernel refused: ESRCH, ENODEV.
-            ConfigurationError: The destination is no network.
-        """
-        self.check_usable()
-        await _iproute.change_route(self.netlink, "del", destination, via, dev)
-
-    @carried
-    async def sysctl(self, name: str, value: str | int) -> None:
-        """Do ``sysctl -w NAME=VALUE`` in the stack.
-
-        Args:
-            name: ``net.ipv4.ip_forward``; with slashes where an interface's name has a
-                dot: ``net/ipv4/conf/eth0.5/rp_filter``.
-            value: What to write.
-
-        Raises:
-            OSError: There is no such sysctl, or it does not take the value.
-            ConfigurationError: It is not one of a network stack.
-        """
-        self.check_usable()
-        await self._parts().sysctl(name, value)
 
     # Sockets
 

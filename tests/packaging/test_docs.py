@@ -28,7 +28,12 @@ PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "transports" / "README.m
 LINKING = [*sorted(ROOT.glob("*.md")), *PAGES]
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-WITHOUT_ARGUMENTS = {"demo.py", "microservices.py", "same_address_twice.py"}
+WITHOUT_ARGUMENTS = {
+    "cable.py",
+    "demo.py",
+    "microservices.py",
+    "same_address_twice.py",
+}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"# (example|file): (.+)\n(?:# needs: (.+)\n)?")

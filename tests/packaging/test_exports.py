@@ -63,6 +63,7 @@ def test_these_are_the_public_modules() -> None:
     assert {
         "aioioth",
         "aioioth.abc",
+        "aioioth.cable",
         "aioioth.endpoints",
         "aioioth.errors",
         "aioioth.events",
@@ -126,7 +127,7 @@ def test_everything_public_has_a_docstring(name: str) -> None:
 
 
 def test_what_is_exported_twice_is_the_same() -> None:
-    for each in "events", "interfaces", "stack", "streams", "switch":
+    for each in "cable", "events", "interfaces", "stack", "streams", "switch":
         module = importlib.import_module(f"aioioth.{each}")
         for name in set(module.__all__) & set(aioioth.__all__):
             assert getattr(module, name) is getattr(aioioth, name)

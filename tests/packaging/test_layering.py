@@ -46,8 +46,32 @@ PERMITTED = [
     (OURS / "plugs.py", set()),
     (OURS / "nested.py", {"aioioth.abc", "aioioth.networks"}),
     (OURS / "learning.py", set()),
-    (OURS / "switch.py", {"aioioth.errors", "aioioth._fork"}),
+    (
+        OURS / "switch.py",
+        {
+            "aioioth.errors",
+            "aioioth.plugs",
+            "aioioth._forwarding",
+            "aioioth._vdeplace",
+            "aioioth._vdeserver",
+        },
+    ),
+    (OURS / "_forwarding.py", {"aioioth.learning", "aioioth._fork"}),
+    (OURS / "_vdeplace.py", {"aioioth.errors"}),
+    (
+        OURS / "_vdeserver.py",
+        {
+            "aioioth.switch",
+            "aioioth.wire",
+            "aioioth._fork",
+            "aioioth._forwarding",
+            "aioioth._vdeplace",
+        },
+    ),
     (OURS / "abc.py", set()),
+    (OURS / "_pump.py", {"aioioth.abc"}),
+    (OURS / "_attachment.py", {"aioioth.abc", "aioioth.errors"}),
+    (OURS / "_drain.py", set()),
     (OURS / "_keeper" / "helper.py", set()),
     (OURS / "_keeper" / "messages.py", set()),
 ]
@@ -59,6 +83,8 @@ FORBIDDEN = [
     (OURS / "errors.py", {"asyncio"}),
     (OURS / "vnl.py", {"os", "asyncio", "socket"}),
     (OURS / "switch.py", {"asyncio"}),
+    (OURS / "_forwarding.py", {"asyncio", "os"}),
+    (OURS / "_vdeplace.py", {"asyncio"}),
     (OURS / "_pump.py", {"os", "socket"}),
 ]
 

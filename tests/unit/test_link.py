@@ -158,7 +158,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         await really_wait(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr("aioioth._link.random.uniform", lambda low, high: 1.0)
+    monkeypatch.setattr("aioioth._attachment.random.uniform", lambda low, high: 1.0)
     return waited
 
 
@@ -314,7 +314,7 @@ async def test_delays_differ_from_stack_to_stack(
         asked.append((low, high))
         return high
 
-    monkeypatch.setattr("aioioth._link.random.uniform", uniform)
+    monkeypatch.setattr("aioioth._attachment.random.uniform", uniform)
     it = LinkOfStubs(make_pair, *down(1))
     it.first.hang_up()
     await it.until(CarrierDown, CarrierUp)

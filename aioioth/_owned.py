@@ -1,0 +1,195 @@
+"""What lives on an event loop, from `open` to `aclose`: stacks and cables."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from aioioth._background import carried_call, running_loop
+from aioioth._manager import calling_place, running_manager
+from aioioth.errors import BusyError, ClosedError, WrongLoopError
+from aioioth.events import EventStream
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+    from types import TracebackType
+
+    from aioioth._manager import Manager, Place
+    from aioioth.events import Event
+
+
+class State(Enum):
+    """Where something is in its life; the value says why it cannot be used."""
+
+    NEW = "not open: use 'async with', or open() it"
+    OPENING = "not open yet"
+    OPEN = "open"
+    CLOSED = "closed: make a new one"
+
+
+class Parts(Protocol):
+    """What there is only while it is open.
+
+    Attributes:
+        manager: The owner.
+        inherited: Whether this is a forked child's copy.
+    """
+
+    manager: Manager
+    inherited: bool
+
+    async def drain(self) -> None:
+        """Let the last frames go; may be cancelled."""
+        ...
+
+    def close(self) -> None:
+        """Let everything go at once. Idempotent, never waits, never raises."""
+        ...
+
+
+_PartsT = TypeVar("_PartsT", bound=Parts)
+
+
+class Owned(ABC, Generic[_PartsT]):
+    """The life of a stack or a cable, and its events.
+
+    Args:
+        name: Shown in messages.
+    """
+
+    _unclosed: ClassVar[type[Warning]]
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._place: Place = calling_place()
+        self._state = State.NEW
+        self._running: _PartsT | None = None
+        self._event_streams: list[EventStream] = []
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return self._name
+
+    @property
+    def place(self) -> Place:
+        """The line of the program that made it."""
+        return self._place
+
+    @carried_call
+    def events(self) -> EventStream:
+        """Return what happens from now on, as an asynchronous iterator.
+
+        Raises:
+            ClosedError: It is not open.
+            WrongLoopError: It belongs to another event loop.
+        """
+        self.check_usable()
+        stream = EventStream(self._event_streams.remove)
+        self._event_streams.append(stream)
+        return stream
+
+    @abstractmethod
+    def open(self) -> Coroutine[Any, Any, Self]:
+        """Make it usable; returns itself."""
+
+    @abstractmethod
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Let the last frames go, and close. Idempotent."""
+
+    @carried_call
+    def close(self) -> None:
+        """Let everything go at once. Idempotent, never waits, never raises.
+
+        `aclose` is better: it lets the last frames go first.
+        """
+        self._state = State.CLOSED
+        running, self._running = self._running, None
+        if running is not None:
+            running.manager.discard(self)
+            running.close()
+        for stream in list(self._event_streams):
+            stream.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def check_usable(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that it belongs to, which must be the running one.
+
+        Raises:
+            ClosedError: It is not open.
+            WrongLoopError: It belongs to another event loop.
+        """
+        loop = self._own_parts().manager.loop
+        if running_loop() is not loop:
+            raise self._wrong_loop()
+        return loop
+
+    async def _open(self) -> Self:
+        if self._state is State.CLOSED:
+            raise ClosedError(str(self))
+        if self._state is not State.NEW:
+            msg = f"{self} is open already"
+            raise BusyError(msg)
+        self._state = State.OPENING
+        try:
+            manager = await running_manager()
+            running = await self._start(manager)
+        except BaseException:
+            if self._state is State.OPENING:
+                self._state = State.NEW
+            raise
+        if self._state is not State.OPENING:  # closed by another task, meanwhile
+            running.close()
+            raise ClosedError(str(self))
+        self._state = State.OPEN
+        self._running = running
+        manager.add(self, self._unclosed)
+        return self
+
+    @abstractmethod
+    async def _start(self, manager: Manager) -> _PartsT:
+        """Make the parts."""
+
+    async def _aclose(self, check: Callable[[], None] | None = None) -> None:
+        if self._running is None:
+            self.close()
+            return
+        if not self._running.inherited:  # a forked child only lets go of its copies
+            self.check_usable()
+        if check is not None:
+            check()
+        try:
+            await self._running.drain()
+        finally:
+            self.close()
+
+    def _parts(self) -> _PartsT:
+        if self._running is None:
+            raise ClosedError(str(self), hint=self._state.value)
+        return self._running
+
+    def _own_parts(self) -> _PartsT:
+        """Return the parts of what is this process's: not a parent's."""
+        parts = self._parts()
+        if parts.inherited:
+            raise self._wrong_loop(forked=True)
+        return parts
+
+    def _wrong_loop(self, *, forked: bool = False) -> WrongLoopError:
+        return WrongLoopError(str(self), forked=forked)
+
+    def _notify(self, event: Event) -> None:
+        for stream in self._event_streams:
+            stream.push(event)
