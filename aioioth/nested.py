@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Protocol
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from typing_extensions import override
 
@@ -22,27 +23,30 @@ if TYPE_CHECKING:
     from aioioth.abc import Plug
     from aioioth.networks import Network
 
-__all__ = ["FrameTransform", "NestedPlug", "NestedTransport"]
+__all__ = ["FrameTransform", "NestedPlug", "NestedTransport", "SeesSent"]
 
-# Frames of the inner network that are filtered one after the other before the loop gets
-# its turn again.
+# Frames that are filtered before the loop gets its turn: a network that carries mostly
+# what is none of our business, or forgeries, holds nobody else up.
 _FILTERED_AT_ONCE = 64
 
 
 class FrameTransform(Protocol):
     """What happens to frames on their way, both ways. Made anew for each plug.
 
-    Attributes:
-        drops: Frames from the network that were not passed on, by cause; counted by
-            `incoming`.
+    It may also have what `SeesSent` says.
     """
 
-    drops: Mapping[str, int]
+    @property
+    def drops(self) -> Mapping[str, int]:
+        """Frames from the network that `incoming` did not pass on, by cause."""
+        ...
 
     def outgoing(self, frame: memoryview, /) -> Buffer | None:
         """Return what goes to the inner network instead of a frame; None for nothing.
 
-        Any frame of 14 bytes and more comes here. Never raises.
+        Any frame of 14 bytes and more comes here, and comes again, later, if the inner
+        network was full: what is made of it must not depend on having been sent. Never
+        raises.
         """
         ...
 
@@ -50,12 +54,24 @@ class FrameTransform(Protocol):
         """Return what the stack gets instead of a frame; None for nothing.
 
         Anything at all comes here, also nothing. Never raises. ``frame`` is read before
-        the result is written, to the same place.
+        the result is written, to the same place; the result may be a part of it.
         """
         ...
 
     def close(self) -> None:
-        """Release everything at once. Idempotent, never waits, never raises."""
+        """Release everything at once. Idempotent, never waits, never raises.
+
+        Also called in a forked child, for its copies of the descriptors.
+        """
+        ...
+
+
+@runtime_checkable
+class SeesSent(Protocol):
+    """What a transform has besides, if it wants to know what the network took."""
+
+    def sent(self, frame: memoryview, /) -> None:
+        """See a frame that came through `FrameTransform.outgoing`. Never raises."""
         ...
 
 
@@ -99,8 +115,11 @@ class NestedPlug:
         self.mtu = plug.mtu - overhead
         self._plug = plug
         self._transform = transform
+        self._filtered = 0
+        self._too_long = 0
         self._recv_into, self._send = plug.recv_into, plug.send
         self._incoming, self._outgoing = transform.incoming, transform.outgoing
+        self._sent = transform.sent if isinstance(transform, SeesSent) else None
         self.fileno = plug.fileno
         self.hangup_fileno = plug.hangup_fileno
         self.room_fileno = (
@@ -110,34 +129,42 @@ class NestedPlug:
     @property
     def drops(self) -> Mapping[str, int]:
         """What the transform did not pass on, and what the inner network lost."""
-        inner = self._plug.drops if isinstance(self._plug, CountsDrops) else {}
-        own = self._transform.drops
-        return {
-            cause: inner.get(cause, 0) + own.get(cause, 0)
-            for cause in dict.fromkeys([*inner, *own])
-        }
+        drops = Counter(self._transform.drops)
+        if isinstance(self._plug, CountsDrops):
+            drops.update(self._plug.drops)
+        if self._too_long:
+            drops["too long"] += self._too_long
+        return drops
 
     def recv_into(self, buffer: memoryview, /) -> int | None:
         """See `aioioth.abc.Plug.recv_into`."""
-        for _ in range(_FILTERED_AT_ONCE):
-            length = self._recv_into(buffer)
-            if length is None:
-                return None
+        while (length := self._recv_into(buffer)) is not None:
             frame = self._incoming(view := buffer[:length])
             if frame is view:
                 return length
             if frame is not None:
                 length = memoryview(frame).nbytes
-                buffer[:length] = frame
-                return length
-        raise BlockingIOError  # the rest wakes us in the loop's next turn
+                if length <= buffer.nbytes:
+                    buffer[:length] = frame
+                    return length
+                self._too_long += 1
+            self._filtered += 1
+            if self._filtered == _FILTERED_AT_ONCE:
+                self._filtered = 0
+                raise BlockingIOError  # the rest wakes us in the loop's next turn
+        return None
 
     def send(self, frame: Buffer, /) -> int | None:
         """See `aioioth.abc.Plug.send`."""
-        changed = self._outgoing(memoryview(frame))
+        view = memoryview(frame)
+        changed = self._outgoing(view)
         if changed is None:
             raise OSError(errno.ENOMSG, os.strerror(errno.ENOMSG))
-        return self._send(changed)
+        if self._send(changed) is None:
+            return None
+        if self._sent is not None:
+            self._sent(view)
+        return view.nbytes
 
     def close(self) -> None:
         """See `aioioth.abc.Plug.close`."""
