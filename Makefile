@@ -27,6 +27,7 @@ check: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp peers
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/pump.py
+	$(BIN)/python benchmarks/transports.py
 
 # The programs that the tests of interoperability and the benchmarks talk to.
 peers:

@@ -22,7 +22,14 @@ import pytest
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from asyncio.subprocess import Process
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterator,
+        Sequence,
+    )
 
     from aioioth import Stack
 
@@ -64,10 +71,16 @@ def running(
     stdin: int = subprocess.PIPE,
     stdout: int = subprocess.PIPE,
     stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program, and end it and what it has started when the block is left."""
     with subprocess.Popen(
-        command, bufsize=0, stdin=stdin, stdout=stdout, stderr=stderr
+        command,
+        bufsize=0,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
     ) as process:
         try:
             yield process
@@ -192,17 +205,28 @@ def node(home: Path) -> Iterator[Path]:
     directory = home / "node"
     with running("vde_plug", "null://", f"switch://{directory}"):
         for _ in soon("vde_plug listens"):
-            if _listens(directory / "ctl"):
+            if listens(directory / "ctl"):
                 break
         yield directory
 
 
-def _listens(path: Path) -> bool:
+def listens(path: Path | str) -> bool:
+    """Whether somebody listens on a UNIX socket of this name."""
     # Not by connecting: vde_plug 4.0.1 uses up the processor, and loses frames, once
     # somebody has connected and gone without a word. Flags 00010000 are those of a
     # socket that listens, __SO_ACCEPTCON in <linux/net.h>.
     lines = Path("/proc/net/unix").read_text().splitlines()
     return any(" 00010000 " in line and line.endswith(f" {path}") for line in lines)
+
+
+async def until_listening(
+    path: str, process: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Wait until somebody listens on a UNIX socket, or fail if the process ends."""
+    async with asyncio.timeout(PATIENCE):
+        while not listens(path):
+            assert process is None or process.poll() is None, "it has ended"
+            await asyncio.sleep(0.002)
 
 
 # The peers
@@ -387,6 +411,123 @@ def _vdens(directory: Path, *, tap_opens: bool) -> Vdens:
 def _need_tap(who: str, *, tap_opens: bool) -> None:
     if not tap_opens:
         pytest.skip(f"{who} needs /dev/net/tun, which this user may not open")
+
+
+# Shells elsewhere, and the kernel's own networks
+
+
+def may_configure_networks() -> bool:
+    """Whether we may make interfaces and routes where the tests run."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"(?m)^CapEff:\s*([0-9a-f]+)$", status)
+    assert found is not None
+    return bool(int(found[1], 16) >> 12 & 1)  # CAP_NET_ADMIN, <linux/capability.h>
+
+
+def ip(command: str) -> None:
+    """Do ``ip COMMAND`` where the tests run; only root there may."""
+    need("ip")
+    if not may_configure_networks():
+        pytest.skip("needs root: interfaces and routes of the kernel's")
+    subprocess.run(["ip", *command.split()], check=True)
+
+
+@pytest.fixture
+def ipv6_multicast_on_lo() -> Iterator[None]:
+    """Groups of ff05::/16 are reached through ``lo``; IPv4's are anyway.
+
+    Linux takes any other than a "local" route through ``lo`` for one that rejects.
+    """
+    ip("-6 route add local ff05::/16 dev lo")
+    yield
+    ip("-6 route del local ff05::/16 dev lo")
+
+
+@pytest.fixture
+def distant(home: Path) -> Iterator[int]:
+    """Process that holds a network namespace, to which a cable leads.
+
+    The near end is ``near0``, here, with 10.9.0.1 and fd09::1; the far end is ``far0``,
+    there, with 10.9.0.2 and fd09::2.
+    """
+    need("unshare")
+    if not may_configure_networks():
+        pytest.skip("needs root: interfaces of the kernel's")
+    ready = home / "ready"
+    with running("unshare", "-n", "sh", "-c", f"> {ready}; exec cat") as process:
+        for _ in soon("a network namespace"):
+            if ready.exists():
+                break
+        ip(f"link add near0 type veth peer name far0 netns {process.pid}")
+        there = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "ip"]
+        for end, number, do in ("near0", 1, ["ip"]), ("far0", 2, there):
+            for what in (
+                f"address add 10.9.0.{number}/24 dev {end}",
+                f"address add fd09::{number}/64 dev {end} nodad",
+                f"link set {end} up mtu 9100",
+            ):
+                subprocess.run([*do, *what.split()], check=True)
+        yield process.pid
+        ip("link del near0")
+
+
+class Shell:
+    """A POSIX shell that runs somewhere else, and what it answers."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._to, self._from = process.stdin, process.stdout
+
+    def begin(self, commands: str) -> None:
+        """Have commands run; what they print, errors too, is for `line` and `rest`."""
+        text = f"{{ {commands}\n}} 2>&1 </dev/null; printf '\\{END[0]}'\n"
+        self._to.write(text.encode())
+
+    async def line(self) -> str:
+        """Return the next line that the commands print."""
+        async with asyncio.timeout(PATIENCE):
+            return (await self._from.readuntil()).decode()
+
+    async def rest(self) -> str:
+        """Return what the commands print until they have ended."""
+        async with asyncio.timeout(PATIENCE):
+            return (await self._from.readuntil(END)).removesuffix(END).decode()
+
+    async def run(self, commands: str) -> str:
+        """Have commands run, and return what they print."""
+        self.begin(commands)
+        return await self.rest()
+
+
+@contextlib.asynccontextmanager
+async def a_shell(
+    *command: str,
+    start: Callable[..., Awaitable[Process]] = asyncio.create_subprocess_exec,
+    pass_fds: Sequence[int] = (),
+) -> AsyncIterator[Shell]:
+    """Run what becomes a shell; all of it ends with the block.
+
+    Args:
+        command: For example ``vdens VNL sh``.
+        start: What starts it.
+        pass_fds: Descriptors that it inherits.
+    """
+    process = await start(
+        *command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=pass_fds,
+        limit=1 << 20,
+        # In a group of its own: vdens does not end what runs in its namespace.
+        start_new_session=True,
+    )
+    try:
+        yield Shell(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 # Our side
