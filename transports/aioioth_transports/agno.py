@@ -24,30 +24,27 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from aioioth.errors import BrokenTransportError, ConfigurationError
+from aioioth.errors import BrokenTransportError
 from aioioth.nested import NestedTransport
 from aioioth.networks import find_nested
 from aioioth.vnl import parse_bracket
 from aioioth.wire.agno import ETHERTYPE, KEY_SIZE, MAX_OVERHEAD, AgnoCipher, find_key
+from aioioth_transports._keyfile import read_key_file, require_cryptography
 
 if TYPE_CHECKING:
     from aioioth.vnl import Address
 
-__all__ = ["AgnoTransport", "read_key_file", "require_cryptography"]
+__all__ = ["AgnoTransport"]
 
 _DEFAULT_KEY_FILE = "~/.vde_agno_key"
 _NAMED_TYPES = {"ipv4": 0x0800, "ipv6": 0x86DD}
 # As the plug-in of Debian takes them, whose manual speaks of hexadecimal numbers only.
 _NUMBER = re.compile("0[xX][0-9A-Fa-f]{1,4}|[1-9][0-9]{3,4}")
 _FIRST_ETHERTYPE, _LAST_ETHERTYPE = 0x0600, 0xFFFF
-# Longer than any key with a remark beside it.
-_MAX_KEY_FILE = 4096
 
 _log = logging.getLogger("aioioth")
 
@@ -90,58 +87,6 @@ class AgnoTransport(NestedTransport):
         return AgnoCipher(
             key, clock=time.time, random=os.urandom, ethertype=self._ethertype
         )
-
-
-def require_cryptography(scheme: str) -> None:
-    """Find out whether the package ``cryptography`` is installed; it is not imported.
-
-    Args:
-        scheme: What needs it.
-
-    Raises:
-        ConfigurationError: It is not; the message says what to do.
-    """
-    try:
-        found = find_spec("cryptography")
-    except ValueError:  # somebody forbade it in sys.modules
-        found = None
-    if found is None:
-        msg = (
-            f"{scheme}:// needs the package 'cryptography', which is not installed: "
-            f"pip install 'aioioth[crypto]'"
-        )
-        raise ConfigurationError(msg)
-
-
-def read_key_file(vnl: str, file: Path) -> tuple[bytes, int]:
-    """Return what is in a key file, and its permissions.
-
-    Args:
-        vnl: Of the network, for error messages.
-        file: Its name; a ``~`` in front is the user's home.
-
-    Raises:
-        BrokenTransportError: It cannot be read, or is no regular file.
-    """
-    try:
-        # Not to be held up by a FIFO, which is refused below.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        descriptor = os.open(file.expanduser(), flags)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            text = os.read(descriptor, _MAX_KEY_FILE) if stat.S_ISREG(mode) else None
-        finally:
-            os.close(descriptor)
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no such user
-        code = error.errno if isinstance(error, OSError) else None
-        told = os.strerror(code) if code is not None else error
-        reason = f"the key file {file} cannot be read: {told}"
-        raise BrokenTransportError(vnl, reason, errno=code) from error
-    if text is None:
-        # It is read anew each time the network was lost.
-        reason = f"the key file {file} must be a regular file"
-        raise BrokenTransportError(vnl, reason)
-    return text, mode
 
 
 def _ethertype(parsed: Address) -> int | Literal["copy", "rand"]:

@@ -12,8 +12,8 @@ Frames are as they were on the wire: VLAN tags that the kernel has put aside are
 back, checksums that were left to the hardware are computed, and what was joined to one
 long frame (GRO, TSO) is cut again.
 
-Source: packet(7); <linux/if_packet.h>, <linux/virtio_net.h>, Linux 6.1;
-net/packet/af_packet.c.
+Source: packet(7); <linux/if_packet.h>, Linux 6.1; net/packet/af_packet.c;
+`aioioth.wire.offload`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import socket
 import struct
 from collections import Counter, deque
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn
 
 from aioioth.errors import BrokenTransportError
 from aioioth.vnl import parse_slash
+from aioioth.wire.offload import HEADER_SIZE, NEEDS_CHECKSUM, Offload
 from aioioth_transports._sockets import (
     PACKET_MR_PROMISC,
     SOL_PACKET,
@@ -40,7 +40,7 @@ from aioioth_transports._sockets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from typing_extensions import Buffer
 
@@ -51,10 +51,7 @@ PACKET_IGNORE_OUTGOING = 23
 TP_STATUS_VLAN_VALID = 1 << 4
 TP_STATUS_VLAN_TPID_VALID = 1 << 6
 ETH_P_ALL = 3
-ETH_P_IP = 0x0800
-ETH_P_IPV6 = 0x86DD
 ETH_P_8021Q = 0x8100
-ETH_P_8021AD = 0x88A8
 ARPHRD_ETHER = 1
 
 _AUXDATA = struct.Struct("=IIIHHHH")
@@ -66,24 +63,7 @@ _TOLD_SIZE = socket.CMSG_SPACE(_AUXDATA.size)
 # much.
 _QUEUE_BYTES = 1 << 21
 
-VIRTIO_NET_HDR_F_NEEDS_CSUM = 1
-VIRTIO_NET_HDR_GSO_TCPV4 = 1
-VIRTIO_NET_HDR_GSO_TCPV6 = 4
-VIRTIO_NET_HDR_GSO_UDP_L4 = 5
-VIRTIO_NET_HDR_GSO_ECN = 0x80
-
-_VNET_HDR = struct.Struct("=BBHHHH")
-_NO_OFFLOAD = bytes(_VNET_HDR.size)
-
-# What a protocol's frames are called when they are joined, and where its checksum is.
-_JOINED: dict[int, tuple[int, ...]] = {
-    socket.IPPROTO_TCP: (VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6),
-    socket.IPPROTO_UDP: (VIRTIO_NET_HDR_GSO_UDP_L4,),
-}
-_MIN_HEADER: dict[int, int] = {socket.IPPROTO_TCP: 20, socket.IPPROTO_UDP: 8}
-_CHECKSUM: dict[int, int] = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6}
-
-_TCP_FIN_PSH, _TCP_CWR = 0x09, 0x80
+_NO_OFFLOAD = bytes(HEADER_SIZE)
 
 
 class PcapTransport:
@@ -161,7 +141,7 @@ class PcapPlug:
         self.mtu = mtu
         self._sock = sock
         self._lost: Counter[str] = Counter()
-        self._header = bytearray(_VNET_HDR.size)
+        self._header = bytearray(HEADER_SIZE)
         self._receive = sock.recvmsg_into
         self._send = sock.sendmsg
         # The rest of a long frame that was cut; the eventfd is readable while there is.
@@ -210,22 +190,18 @@ class PcapPlug:
                 raise
             # Joined in a way that PACKET_VNET_HDR has no word for.
             self._drop("offloaded")
-        length -= _VNET_HDR.size
+        length -= HEADER_SIZE
         status = _STATUS.unpack_from(told[0][2])[0]
         if flags & socket.MSG_TRUNC:
             self._drop("too long")
-        if (
-            status & TP_STATUS_VLAN_VALID
-            or header[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM
-            or header[1]
-        ):
+        if status & TP_STATUS_VLAN_VALID or header[0] & NEEDS_CHECKSUM or header[1]:
             self._settle(bytearray(buffer[:length]), told[0][2])
             return self._next(buffer)
         return length
 
     def send(self, frame: Buffer, /) -> int:
         """See `aioioth.abc.Plug.send`."""
-        return self._send((_NO_OFFLOAD, frame)) - _VNET_HDR.size
+        return self._send((_NO_OFFLOAD, frame)) - HEADER_SIZE
 
     def close(self) -> None:
         """See `aioioth.abc.Plug.close`."""
@@ -269,142 +245,3 @@ def _tag(auxdata: bytes) -> bytes:
     if not status & TP_STATUS_VLAN_TPID_VALID:
         tpid = ETH_P_8021Q
     return struct.pack("!HH", tpid, tci)
-
-
-@dataclass(frozen=True)
-class Offload:
-    """What was left to the hardware, or done by it, for one frame.
-
-    Attributes:
-        partial: Whether the checksum has to be computed: what stands in its place is
-            the pseudo header's.
-        kind: VIRTIO_NET_HDR_GSO_*: 0, or of which kind the frames were that are joined.
-        size: Payload of each of them.
-        start: Where the TCP or UDP header begins, and the checksum's part of the frame.
-        place: Where the checksum is in it.
-    """
-
-    partial: bool
-    kind: int
-    size: int
-    start: int
-    place: int
-
-    @classmethod
-    def parse(cls, header: Buffer, tag: int) -> Self:
-        """Read a struct virtio_net_hdr.
-
-        Args:
-            header: In the machine's byte order.
-            tag: Bytes that were inserted in the frame since.
-        """
-        flags, kind, _, size, start, offset = _VNET_HDR.unpack(header)
-        return cls(
-            bool(flags & VIRTIO_NET_HDR_F_NEEDS_CSUM),
-            kind & ~VIRTIO_NET_HDR_GSO_ECN,
-            size,
-            start + tag,
-            start + tag + offset,
-        )
-
-    def undo(self, frame: bytearray) -> list[bytearray]:
-        """Return the frames that this one is on the wire.
-
-        Raises:
-            ValueError: It cannot be told.
-        """
-        if self.kind:
-            return list(self._cut(frame))
-        if self.partial:
-            if not self.start <= self.place <= len(frame) - 2:
-                raise ValueError(self)
-            _put(frame, self.place, _checksum(frame[self.start :]))
-        return [frame]
-
-    def _cut(self, frame: bytearray) -> Iterator[bytearray]:
-        ip, start, protocol = _find_headers(frame)
-        if self.kind not in _JOINED[protocol] or (self.partial and start != self.start):
-            raise ValueError(self)  # the frames of a tunnel, for example
-        header = 8
-        if protocol == socket.IPPROTO_TCP:
-            header = (frame[start + 12] >> 4) * 4 if start + 12 < len(frame) else 0
-        payload = start + header
-        if header < _MIN_HEADER[protocol] or payload >= len(frame) or not self.size:
-            raise ValueError(self)
-        for number, at in enumerate(range(payload, len(frame), self.size)):
-            cut = frame[:payload] + frame[at : at + self.size]
-            _finish_ip(cut, ip, number)
-            if protocol == socket.IPPROTO_TCP:
-                last = at + self.size >= len(frame)
-                _finish_tcp(cut, start, at - payload, last=last)
-            else:
-                _put(cut, start + 4, len(cut) - start)
-            _finish_checksum(cut, ip, start, protocol)
-            yield cut
-
-
-def _find_headers(frame: bytearray) -> tuple[int, int, int]:
-    """Return where the IP header is and what follows it, and which protocol that is.
-
-    Raises:
-        ValueError: It is neither TCP nor UDP.
-    """
-    at = 12
-    while int.from_bytes(frame[at : at + 2]) in {ETH_P_8021Q, ETH_P_8021AD}:
-        at += 4
-    ethertype, ip = int.from_bytes(frame[at : at + 2]), at + 2
-    if len(frame) < ip + 28:
-        raise ValueError(ethertype)
-    if ethertype == ETH_P_IP:
-        protocol, start = frame[ip + 9], ip + max(20, (frame[ip] & 15) * 4)
-    elif ethertype == ETH_P_IPV6:
-        protocol, start = frame[ip + 6], ip + 40
-    else:
-        raise ValueError(ethertype)
-    if protocol not in _JOINED:
-        raise ValueError(protocol)
-    return ip, start, protocol
-
-
-def _finish_ip(cut: bytearray, ip: int, number: int) -> None:
-    """Set the length, and what goes with it in IPv4 (RFC 791)."""
-    if cut[ip] >> 4 == 6:
-        _put(cut, ip + 4, len(cut) - ip - 40)
-        return
-    _put(cut, ip + 2, len(cut) - ip)
-    _put(cut, ip + 4, int.from_bytes(cut[ip + 4 : ip + 6]) + number)
-    _put(cut, ip + 10, 0)
-    _put(cut, ip + 10, _checksum(cut[ip : ip + max(20, (cut[ip] & 15) * 4)]))
-
-
-def _finish_tcp(cut: bytearray, start: int, before: int, *, last: bool) -> None:
-    """Set the sequence number and the flags (RFC 9293, RFC 3168)."""
-    sequence = int.from_bytes(cut[start + 4 : start + 8]) + before
-    cut[start + 4 : start + 8] = (sequence & 0xFFFFFFFF).to_bytes(4)
-    if not last:
-        cut[start + 13] &= ~_TCP_FIN_PSH & 0xFF
-    if before:
-        cut[start + 13] &= ~_TCP_CWR & 0xFF
-
-
-def _finish_checksum(cut: bytearray, ip: int, start: int, protocol: int) -> None:
-    """Compute the checksum with the pseudo header (RFC 9293, 768 and 8200)."""
-    place = start + _CHECKSUM[protocol]
-    _put(cut, place, 0)
-    addresses = cut[ip + 8 : ip + 40] if cut[ip] >> 4 == 6 else cut[ip + 12 : ip + 20]
-    length = len(cut) - start
-    pseudo = addresses + length.to_bytes(4) + protocol.to_bytes(4)
-    _put(cut, place, _checksum(pseudo + cut[start:]))
-
-
-def _put(frame: bytearray, at: int, number: int) -> None:
-    frame[at : at + 2] = (number & 0xFFFF).to_bytes(2)
-
-
-def _checksum(data: bytes | bytearray) -> int:
-    """Return the Internet checksum (RFC 1071).
-
-    2**16 is 1 modulo 2**16 - 1, so the sum with its carries is a remainder: measured,
-    1500 bytes take 2 us.
-    """
-    return 0xFFFF - int.from_bytes(data + bytes(len(data) & 1)) % 0xFFFF

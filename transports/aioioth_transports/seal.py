@@ -36,7 +36,7 @@ from aioioth.nested import NestedTransport
 from aioioth.networks import find_nested
 from aioioth.vnl import parse_bracket
 from aioioth.wire.seal import KEY_SIZE, OVERHEAD, Sealer, parse_key
-from aioioth_transports.agno import read_key_file, require_cryptography
+from aioioth_transports._keyfile import read_key_file, require_cryptography
 
 __all__ = ["SealTransport"]
 

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+import pytest
+from hypothesis import given, strategies as st
+
+from aioioth.wire.offload import Offload, _checksum
+
+MACS = bytes.fromhex("020000000001 020000000002")
+V4 = socket.inet_aton("10.0.0.1") + socket.inet_aton("10.0.0.2")
+V6 = socket.inet_pton(socket.AF_INET6, "fd00::1") * 2
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+FIN, SYN, PSH, ACK, CWR = 1, 2, 8, 16, 128
+
+
+def packet(
+    version: int,
+    protocol: int,
+    payload: bytes,
+    *,
+    tag: bytes = b"",
+    flags: int = ACK,
+    sequence: int = 0,
+    identity: int = 0,
+) -> bytearray:
+    """Return a frame as a sender makes it that leaves the checksums to hardware."""
+    if protocol == TCP:
+        header = struct.pack("!HHIIBBHHH", 1, 2, sequence, 3, 0x80, flags, 4, 0, 0)
+        header += bytes.fromhex("0101080a 00000001 00000002")
+    else:
+        header = struct.pack("!HHHH", 1, 2, 8 + len(payload), 0)
+    length = len(header) + len(payload)
+    if version == 4:
+        ip = struct.pack(
+            "!BBHHHBBH", 0x45, 0, 20 + length, identity, 0, 64, protocol, 0
+        )
+        return bytearray(MACS + tag + b"\x08\0" + ip + V4 + header + payload)
+    ip = struct.pack("!IHBB", 6 << 28, length, protocol, 64)
+    return bytearray(MACS + tag + b"\x86\xdd" + ip + V6 + header + payload)
+
+
+def offload(version: int, protocol: int, size: int, tag: bytes = b"") -> Offload:
+    kind = {(4, TCP): 1, (6, TCP): 4}.get((version, protocol), 5) if size else 0
+    start = 14 + (20 if version == 4 else 40)
+    place = 16 if protocol == TCP else 6
+    header = struct.pack("=BBHHHH", 1, kind | 0x80 * (kind == 1), 0, size, start, place)
+    return Offload.parse(header, len(tag))
+
+
+def payload_of(frame: bytearray, version: int, protocol: int, tag: bytes) -> bytes:
+    """Check everything in a frame that has a length or a checksum."""
+    ip = 14 + len(tag)
+    assert frame[:ip][12:-2] == tag
+    if version == 4:
+        assert int.from_bytes(frame[ip + 2 : ip + 4]) == len(frame) - ip
+        assert ones_sum(frame[ip : ip + 20]) == 0xFFFF
+        start, addresses = ip + 20, frame[ip + 12 : ip + 20]
+    else:
+        assert int.from_bytes(frame[ip + 4 : ip + 6]) == len(frame) - ip - 40
+        start, addresses = ip + 40, frame[ip + 8 : ip + 40]
+    pseudo = addresses + struct.pack("!II", len(frame) - start, protocol)
+    assert ones_sum(pseudo + frame[start:]) == 0xFFFF
+    if protocol == UDP:
+        assert int.from_bytes(frame[start + 4 : start + 6]) == len(frame) - start
+        return bytes(frame[start + 8 :])
+    return bytes(frame[start + 32 :])
+
+
+def ones_sum(data: bytes | bytearray) -> int:
+    """Add up as RFC 1071 says it, word by word."""
+    total = 0
+    for at in range(0, len(data), 2):
+        total += int.from_bytes(bytes(data[at : at + 2]).ljust(2, b"\0"))
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_checksums(data: bytes) -> None:
+    checksum = _checksum(data)
+    padded = data + bytes(len(data) & 1)
+    assert ones_sum(padded + checksum.to_bytes(2)) in {0, 0xFFFF}
+
+
+VERSIONS = pytest.mark.parametrize("version", [4, 6])
+PROTOCOLS = pytest.mark.parametrize("protocol", [TCP, UDP])
+TAGS = pytest.mark.parametrize(
+    "tag", [b"", bytes.fromhex("81000005"), bytes.fromhex("88a80006 81000005")]
+)
+
+
+@VERSIONS
+@PROTOCOLS
+@TAGS
+@pytest.mark.parametrize("length", [1, 1000, 1001])
+def test_a_partial_checksum_is_finished(
+    version: int, protocol: int, tag: bytes, length: int
+) -> None:
+    payload = os.urandom(length)
+    frame = packet(version, protocol, payload, tag=tag)
+    ip = 14 + len(tag)
+    start = ip + (20 if version == 4 else 40)
+    # The pseudo header's sum stands there, not inverted.
+    addresses = frame[ip + 12 : ip + 20] if version == 4 else frame[ip + 8 : ip + 40]
+    pseudo = addresses + struct.pack("!II", len(frame) - start, protocol)
+    place = start + (16 if protocol == TCP else 6)
+    frame[place : place + 2] = ones_sum(pseudo).to_bytes(2)
+    (done,) = offload(version, protocol, 0, tag).undo(frame)
+    assert ones_sum(pseudo + done[start:]) == 0xFFFF
+
+
+@VERSIONS
+@PROTOCOLS
+@TAGS
+@pytest.mark.parametrize("length", [1, 1400, 1401, 60_000])
+def test_a_long_frame_is_cut(
+    version: int, protocol: int, tag: bytes, length: int
+) -> None:
+    payload = os.urandom(length)
+    frame = packet(
+        version,
+        protocol,
+        payload,
+        tag=tag,
+        flags=ACK | PSH | FIN | CWR,
+        sequence=0xFFFFFF00,
+        identity=0xFFFF,
+    )
+    cut = offload(version, protocol, 1400, tag).undo(frame)
+    parts = [payload_of(each, version, protocol, tag) for each in cut]
+    assert b"".join(parts) == payload
+    assert {len(part) for part in parts[:-1]} <= {1400}
+    ip = 14 + len(tag)
+    for number, each in enumerate(cut):
+        if version == 4:
+            assert int.from_bytes(each[ip + 4 : ip + 6]) == (0xFFFF + number) & 0xFFFF
+        if protocol == TCP:
+            start = ip + (20 if version == 4 else 40)
+            sequence = int.from_bytes(each[start + 4 : start + 8])
+            assert sequence == (0xFFFFFF00 + 1400 * number) & 0xFFFFFFFF
+            first, last = number == 0, number == len(cut) - 1
+            wanted = ACK | (PSH | FIN) * last | CWR * first
+            assert each[start + 13] == wanted
+
+
+def test_what_needs_nothing_stays() -> None:
+    frame = packet(4, TCP, b"hello")
+    assert Offload.parse(bytes(10), 0).undo(frame) == [frame]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": 3},  # joined UDP fragments, which no kernel makes any more
+        {"size": 0},
+        {"start": 60},  # inside a tunnel
+        {"kind": 5},
+    ],
+)
+def test_what_cannot_be_told(change: dict[str, int]) -> None:
+    fields = {"partial": True, "kind": 1, "size": 100, "start": 34, "place": 50}
+    with pytest.raises(ValueError):
+        Offload(**(fields | change)).undo(packet(4, TCP, bytes(1000)))  # type: ignore[arg-type]
+
+
+@given(
+    st.binary(min_size=14, max_size=200),
+    st.sampled_from([b"\x08\0\x45", b"\x86\xdd\x60", b"\x81\0\0\5", b""]),
+    st.sampled_from([0, 6, 17]),
+    st.binary(min_size=10, max_size=10),
+)
+def test_anything_gives_frames_or_a_value_error(
+    data: bytes, kind: bytes, protocol: int, header: bytes
+) -> None:
+    frame = bytearray(data[:12] + kind + data[12:])
+    for at in (23, 20):
+        if len(frame) > at:
+            frame[at] = protocol
+    try:
+        cut = Offload.parse(header, 0).undo(frame)
+    except ValueError:
+        return
+    assert cut
+    assert all(len(each) >= 14 for each in cut)
