@@ -64,7 +64,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 async def main() -> None:
     """Make a switch and two stacks, and let one talk to the other."""
-    switch, picture = aioioth.Switch("the demo's switch"), Picture()
+    switch, picture = aioioth.Switch(name="the demo's switch"), Picture()
     async with (
         aioioth.Stack(switch, ip=f"{SERVER}/24", name="server") as server,
         aioioth.Stack(switch, ip=f"{CLIENT}/24", name="client") as client,

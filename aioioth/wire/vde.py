@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import dataclass
 
 from aioioth.errors import ConfigurationError
 
 __all__ = [
     "MAX_PORT",
+    "MAX_REQUEST",
     "REPLY_SIZE",
     "SUN_PATH_SIZE",
+    "Request",
     "may_be_address",
     "pack_address",
     "pack_request",
     "unpack_address",
+    "unpack_request",
 ]
 
 _MAGIC = 0xFEEDFACE
@@ -31,9 +35,11 @@ _NEW_CONTROL = 0
 _NEW_PORT0 = 1
 _ADDRESS = struct.Struct("=H108s")  # sockaddr_un
 _REQUEST = struct.Struct(f"=III{_ADDRESS.size}s")
+_BEGINNING = struct.pack("=II", _MAGIC, _VERSION)
 # The switch reads the whole request into 256 bytes.
 _MAX_DESCRIPTION = 127
 
+MAX_REQUEST = 256
 REPLY_SIZE = _ADDRESS.size
 MAX_PORT = (1 << 24) - 1
 SUN_PATH_SIZE = 108
@@ -83,3 +89,50 @@ def pack_request(data_address: bytes, *, port: int | None, description: str) -> 
     kind = _NEW_PORT0 if port == 0 else _NEW_CONTROL | (port or 0) << 8
     head = _REQUEST.pack(_MAGIC, _VERSION, kind, pack_address(data_address))
     return head + description.encode()[:_MAX_DESCRIPTION]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asks for.
+
+    Attributes:
+        data_address: Path or abstract name (leading NUL) of the client's data socket.
+        port: Number of the port; None for any free one, 0 for the management port.
+        description: Who says to be there; printable.
+    """
+
+    data_address: bytes
+    port: int | None
+    description: str
+
+
+def unpack_request(data: bytes) -> Request | None:
+    """Return the request that the first bytes of a client are.
+
+    It does not tell its length: what has arrived of the description, with what comes
+    before, is all of it.
+
+    Returns:
+        The request; None if there have to be more bytes.
+
+    Raises:
+        ValueError: It is no request of version 3, or none that makes sense.
+    """
+    if data[:8] != _BEGINNING[: len(data)]:
+        msg = "no request of version 3"
+        raise ValueError(msg)
+    if len(data) > MAX_REQUEST:
+        msg = f"more than {MAX_REQUEST} bytes"
+        raise ValueError(msg)
+    if len(data) < _REQUEST.size:
+        return None
+    _, _, kind, address = _REQUEST.unpack_from(data)
+    if kind & 0xFF not in {_NEW_CONTROL, _NEW_PORT0}:
+        msg = f"an unknown kind of request, {kind & 0xFF}"
+        raise ValueError(msg)
+    port = 0 if kind & 0xFF == _NEW_PORT0 else (kind >> 8) or None
+    text = data[_REQUEST.size :].partition(b"\0")[0][:_MAX_DESCRIPTION]
+    description = "".join(
+        char if char.isprintable() else "?" for char in text.decode(errors="replace")
+    )
+    return Request(unpack_address(address), port, description)

@@ -116,7 +116,7 @@ async def test_through_a_gateway(device: str, echo: Any, ask: Any) -> None:
 
 
 async def test_a_switch_as_network(device: str, echo: Any, ask: Any) -> None:
-    switch = aioioth.Switch("the lab")
+    switch = aioioth.Switch(name="the lab")
     seen: list[bytes] = []
     unwatch = switch.watch(seen.append)
     async with (

@@ -8,14 +8,14 @@ import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aioioth
 from aioioth import abc
-from aioioth.errors import BrokenTransportError
-from aioioth.switch import Switch, SwitchPort
+from aioioth.errors import BrokenTransportError, ConfigurationError
+from aioioth.switch import MacEntry, PortCounters, PortStats, Switch, SwitchPort
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,6 +47,11 @@ def received(port: SwitchPort) -> list[bytes]:
             frames.append(bytes(buffer[: port.recv_into(buffer)]))
         except BlockingIOError:
             return frames
+
+
+def with_tag(data: bytes, vlan: int, priority: int = 0) -> bytes:
+    tag = b"\x81\x00" + (priority << 13 | vlan).to_bytes(2, "big")
+    return data[:12] + tag + data[12:]
 
 
 def readable(port: SwitchPort) -> bool:
@@ -81,7 +86,7 @@ def threads_change_often() -> Iterator[None]:
 
 
 async def test_it_is_what_plug_ins_are() -> None:
-    switch = Switch("lab")
+    switch = Switch(name="lab")
     assert isinstance(switch, abc.FrameTransport)
     assert str(switch) == "lab"
     async with ports(switch, 1) as [port]:
@@ -280,7 +285,7 @@ async def test_readable_while_frames_wait() -> None:
 
 
 async def test_a_closed_port() -> None:
-    async with ports(Switch("lab"), 2) as [one, two]:
+    async with ports(Switch(name="lab"), 2) as [one, two]:
         number = one.fileno()
         one.send(frame(to=B, by=A))
         one.close()
@@ -437,3 +442,448 @@ def test_threads_come_and_go_while_others_send() -> None:
 
     assert in_threads(send, come_and_go) == []
     assert switch.ports == ()
+
+
+# What can be read
+
+
+async def test_each_port_counts() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        one.send(frame(to=B, by=A, payload=bytes(100)))
+        one.send(frame(to=B, by=A, payload=bytes(50)))
+        one.send(bytes(13))
+        received(two)
+        nothing = PortCounters(0, 0, {})
+        assert one.stats == PortStats(PortCounters(2, 178, {"too short": 1}), nothing)
+        assert two.stats == PortStats(nothing, PortCounters(2, 178, {}))
+
+
+async def test_what_is_lost_on_the_way_out_is_counted_there() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        for _ in range(2050):
+            one.send(frame(to=B, by=A, payload=bytes(50)))
+        received(two)
+        assert one.stats.received == PortCounters(2050, 2050 * 64, {})
+        assert two.stats.sent == PortCounters(2048, 2048 * 64, {"queue full": 2})
+
+
+async def test_the_table_can_be_read(clock: Clock) -> None:
+    switch = Switch()
+    async with ports(switch, 2) as [one, two]:
+        one.send(frame(to=EVERYBODY, by=A))
+        clock.now += 5
+        two.send(with_tag(frame(to=EVERYBODY, by=B), 7))
+        of_one = MacEntry("02:00:00:00:00:0a", 0, one, 5.0)
+        of_two = MacEntry("02:00:00:00:00:0b", 7, two, 0.0)
+        assert list(switch.mac_table) == [of_one, of_two]
+        two.close()
+        assert list(switch.mac_table) == [of_one]
+        clock.now += 295
+        assert list(switch.mac_table) == []
+
+
+async def test_the_table_is_as_large_and_lasting_as_wanted(clock: Clock) -> None:
+    switch = Switch(capacity=1, ageing=10)
+    async with ports(switch, 2) as [one, two]:
+        one.send(frame(to=EVERYBODY, by=A))
+        two.send(frame(to=EVERYBODY, by=B))
+        assert [entry.mac for entry in switch.mac_table] == ["02:00:00:00:00:0a"]
+        clock.now += 10
+        assert switch.mac_table == ()
+
+
+async def test_an_address_that_is_heard_all_the_time_is_young(clock: Clock) -> None:
+    """Though not each frame is looked at for long."""
+    switch = Switch()
+    async with ports(switch, 2) as [one, two]:
+        for _ in range(1000):
+            one.send(frame(to=B, by=A, payload=bytes(50)))
+            received(two)
+            clock.now += 0.01
+            [entry] = switch.mac_table
+            assert 0 <= entry.age <= 1.02
+
+
+async def test_a_decision_is_not_kept_beyond_the_age_of_an_address(
+    clock: Clock,
+) -> None:
+    async with ports(Switch(), 3) as [one, two, three]:
+        data = frame(to=B, by=A, payload=bytes(50))
+        two.send(frame(to=EVERYBODY, by=B))
+        received(three)
+        for _ in range(2999):
+            clock.now += 0.1
+            one.send(data)
+        assert received(three) == []
+        clock.now += 0.2
+        one.send(data)
+        assert received(three) == [data]
+
+
+async def test_an_address_that_goes_to_and_fro_is_followed() -> None:
+    async with ports(Switch(), 3) as [one, two, three]:
+        to_b = frame(to=B, by=A, payload=bytes(50))
+        by_b = frame(to=A, by=B, payload=bytes(50))
+        three.send(to_b)
+        for _ in range(3):
+            for here, other in (one, two), (two, one):
+                here.send(by_b)
+                received(one), received(two)
+                three.send(to_b)
+                assert received(here) == [to_b]
+                assert received(other) == []
+
+
+async def test_an_address_that_becomes_known_ends_the_flood() -> None:
+    async with ports(Switch(), 3) as [one, two, three]:
+        data = frame(to=B, by=A, payload=bytes(50))
+        one.send(data)
+        assert received(three) == received(two) == [data]
+        two.send(frame(to=A, by=B))
+        one.send(data)
+        assert received(three) == []
+        assert received(two) == [data]
+
+
+async def test_more_flows_than_are_remembered() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        for number in range(2000):
+            data = frame(b"\x02\xff" + number.to_bytes(4, "big"), A, bytes(50))
+            one.send(data)
+            assert received(two) == [data]
+        assert len(one._decisions) <= 512
+
+
+# VLANs
+
+
+async def test_tagged_frames_pass_as_they_are() -> None:
+    async with ports(Switch(), 3) as [one, two, three]:
+        assert (one.untagged, one.tagged) == (None, ())
+        data = with_tag(frame(to=B, by=A, payload=bytes(50)), 7, priority=5)
+        one.send(data)
+        assert received(two) == received(three) == [data]
+
+
+async def test_an_address_is_known_by_vlan() -> None:
+    async with ports(Switch(), 3) as [one, two, three]:
+        two.send(with_tag(frame(to=EVERYBODY, by=B), 7))
+        three.send(with_tag(frame(to=EVERYBODY, by=B), 8))
+        for port in (one, two, three):
+            received(port)
+        for vlan, there, elsewhere in (7, two, three), (8, three, two):
+            data = with_tag(frame(to=B, by=A), vlan)
+            one.send(data)
+            assert received(there) == [data]
+            assert received(elsewhere) == []
+        one.send(frame(to=B, by=A))  # nobody knows it without a tag
+        assert received(two) == received(three) == [frame(to=B, by=A)]
+
+
+async def test_a_tag_for_the_priority_only_is_no_vlan() -> None:
+    async with ports(Switch(), 3) as [one, two, three]:
+        two.send(frame(to=EVERYBODY, by=B))
+        received(one), received(three)
+        data = with_tag(frame(to=B, by=A), 0, priority=5)
+        one.send(data)
+        assert received(two) == [data]
+        assert received(three) == []
+
+
+@pytest.mark.parametrize("size", [50, 0])
+async def test_access_ports_and_a_trunk(size: int) -> None:
+    async with ports(Switch(), 4) as [access, other, foreign, trunk]:
+        access.set_vlans(7)
+        other.set_vlans(untagged=7, tagged=[9])
+        foreign.set_vlans(8, tagged=(9,))
+        assert (other.untagged, other.tagged) == (7, (9,))
+        plain = frame(to=EVERYBODY, by=A, payload=bytes(size))
+        tagged = with_tag(plain, 7)
+        access.send(plain)
+        assert received(other) == [plain]
+        assert received(trunk) == [tagged]
+        assert received(foreign) == []
+        trunk.send(tagged)
+        assert received(access) == received(other) == [plain]
+        assert received(foreign) == []
+        trunk.send(with_tag(plain, 9))
+        assert received(other) == received(foreign) == [with_tag(plain, 9)]
+        assert received(access) == []
+        other.send(with_tag(plain, 9, priority=3))
+        assert received(foreign) == received(trunk) == [with_tag(plain, 9, 3)]
+        assert received(access) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(frame(EVERYBODY, A, bytes(50)), id="no tag"),
+        pytest.param(with_tag(frame(EVERYBODY, A, bytes(50)), 8), id="another"),
+        pytest.param(with_tag(frame(EVERYBODY, A, bytes(50)), 0), id="priority"),
+        pytest.param(with_tag(frame(EVERYBODY, A, bytes(50)), 4095), id="reserved"),
+    ],
+)
+async def test_nothing_else_passes(data: bytes) -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        one.set_vlans(tagged=[7])
+        for _ in range(3):
+            one.send(data)
+        assert received(two) == []
+        assert one.stats.received == PortCounters(0, 0, {"not in this VLAN": 3})
+        two.send(data)
+        assert received(one) == []
+
+
+async def test_a_tag_is_refused_where_its_vlan_has_none() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        one.set_vlans(7)
+        one.send(with_tag(frame(to=EVERYBODY, by=A), 7))
+        assert received(two) == []
+
+
+async def test_a_priority_is_kept_where_there_is_a_tag_for_it() -> None:
+    async with ports(Switch(), 3) as [one, two, trunk]:
+        one.set_vlans(7)
+        two.set_vlans(7)
+        plain = frame(to=EVERYBODY, by=A, payload=bytes(50))
+        one.send(with_tag(plain, 0, priority=5))
+        assert received(trunk) == [with_tag(plain, 7, priority=5)]
+        assert received(two) == [plain]
+
+
+async def test_a_frame_too_short_for_a_tag_has_none() -> None:
+    async with ports(Switch(), 3) as [one, two, trunk]:
+        one.set_vlans(7)
+        two.set_vlans(7)
+        for length in range(14, 18):
+            data = (EVERYBODY + A + b"\x81\0\0\x09" + bytes(4))[:length]
+            one.send(data)
+            assert received(two) == [data]
+            assert received(trunk) == [with_tag(data, 7)]
+
+
+async def test_vlans_may_change() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        data = frame(to=B, by=A, payload=bytes(50))
+        two.send(frame(to=EVERYBODY, by=B))
+        one.send(data)
+        two.set_vlans(7)
+        one.send(data)
+        assert received(two) == [data]
+        two.set_vlans()
+        assert (two.untagged, two.tagged) == (None, ())
+        one.send(data)
+        assert received(two) == [data]
+
+
+@pytest.mark.parametrize(
+    ("untagged", "tagged", "message"),
+    [
+        (0, (), "VLAN 0: expected a number from 1 to 4094"),
+        (4095, (), "VLAN 4095: expected"),
+        (None, (1, -1), "VLAN -1: expected"),
+        (5, (4, 5), "VLAN 5: frames have a tag here, or have none"),
+    ],
+)
+async def test_vlans_that_cannot_be(
+    untagged: int | None, tagged: tuple[int, ...], message: str
+) -> None:
+    async with ports(Switch(), 1) as [one]:
+        with pytest.raises(ConfigurationError, match=message):
+            one.set_vlans(untagged, tagged)
+        assert one.untagged is None
+
+
+# Mirrors
+
+
+async def test_a_mirror_has_all_that_goes_in_and_out() -> None:
+    switch = Switch()
+    async with ports(switch, 4) as [one, two, three, sniffer]:
+        one.send(frame(to=EVERYBODY, by=A))
+        two.send(frame(to=EVERYBODY, by=B))
+        three.send(frame(to=EVERYBODY, by=C))
+        received(sniffer)
+        end = switch.mirror(one, to=sniffer)
+        there, back = frame(to=B, by=A, payload=b"!"), frame(to=A, by=B, payload=b"!")
+        between = frame(to=C, by=B)
+        everybody = frame(to=EVERYBODY, by=A)
+        one.send(there)
+        two.send(back)
+        two.send(between)
+        one.send(everybody)
+        assert received(sniffer) == [there, back, everybody]  # once
+        assert received(one)[-1] == back
+        end()
+        end()
+        one.send(there)
+        assert received(sniffer) == []
+
+
+async def test_a_mirror_shows_frames_as_they_are_there() -> None:
+    switch = Switch()
+    async with ports(switch, 3) as [one, trunk, sniffer]:
+        one.set_vlans(7)
+        sniffer.set_vlans(8)
+        switch.mirror(one, to=sniffer)
+        plain = frame(to=EVERYBODY, by=A, payload=bytes(50))
+        trunk.send(with_tag(plain, 7))
+        one.send(plain)
+        foreign = with_tag(plain, 9)
+        one.send(foreign)  # refused, and yet it came
+        assert received(sniffer) == [plain, plain, foreign]
+
+
+async def test_a_mirror_ends_with_its_ports() -> None:
+    switch = Switch()
+    async with ports(switch, 4) as [one, two, sniffer, other]:
+        one_ends = switch.mirror(one, to=sniffer)
+        switch.mirror(other, to=two)
+        other.close()
+        sniffer.close()
+        one.send(frame(to=EVERYBODY, by=A))
+        assert received(two) == [frame(to=EVERYBODY, by=A)]
+        assert received(one) == []
+        one_ends()
+
+
+async def test_what_cannot_be_mirrored() -> None:
+    switch = Switch(name="lab")
+    async with ports(switch, 1) as [one], ports(Switch(), 1) as [other]:
+        with pytest.raises(ConfigurationError, match="port 0: no port of lab"):
+            switch.mirror(one, to=other)
+        with pytest.raises(ConfigurationError, match="port 0: no port of lab"):
+            switch.mirror(other, to=one)
+        with pytest.raises(ConfigurationError, match="to itself"):
+            switch.mirror(one, to=one)
+
+
+# Disconnecting
+
+
+@pytest.mark.parametrize("by_switch", [True, False])
+async def test_a_port_is_disconnected(by_switch: bool) -> None:
+    switch = Switch(name="lab")
+    async with ports(switch, 2) as [one, two]:
+        two.send(frame(to=EVERYBODY, by=B))
+        if by_switch:
+            switch.disconnect(one)
+        one.disconnect()
+        assert switch.ports == (two,)
+        assert readable(one)
+        assert received_until_the_end(one) == [frame(to=EVERYBODY, by=B)]
+        message = "lab: disconnected by the switch"
+        for _ in range(2):
+            with pytest.raises(BrokenTransportError, match=message):
+                one.recv_into(memoryview(bytearray(100)))
+            with pytest.raises(BrokenTransportError, match=message):
+                one.send(frame(to=B, by=A))
+        two.send(frame(to=EVERYBODY, by=B))
+        assert received(two) == []
+        with pytest.raises(ConfigurationError, match="no port of lab"):
+            switch.disconnect(one)
+
+
+def received_until_the_end(port: SwitchPort) -> list[bytes]:
+    buffer = memoryview(bytearray(2000))
+    frames = []
+    while True:
+        try:
+            frames.append(bytes(buffer[: port.recv_into(buffer)]))
+        except BrokenTransportError:
+            return frames
+
+
+async def test_a_closed_port_may_be_disconnected() -> None:
+    async with ports(Switch(), 1) as [one]:
+        one.close()
+        one.disconnect()
+        with pytest.raises(BrokenTransportError, match="the port is closed"):
+            one.send(frame(to=B, by=A))
+
+
+def test_ports_are_disconnected_by_another_thread() -> None:
+    switch = Switch()
+    done = threading.Event()
+
+    def send() -> None:
+        async def body() -> None:
+            while not done.is_set():
+                async with ports(switch, 1) as [port]:
+                    with pytest.raises(BrokenTransportError):
+                        while not done.is_set():
+                            port.send(frame(to=B, by=A, payload=bytes(50)))
+                        port.disconnect()
+                        port.send(frame(to=B, by=A))
+
+        asyncio.run(body())
+
+    def disconnect() -> None:
+        try:
+            for _ in range(300):
+                for port in switch.ports:
+                    port.disconnect()
+        finally:
+            done.set()
+
+    assert in_threads(send, disconnect) == []
+    assert switch.ports == ()
+
+
+# Ways of forwarding, without VDE programs
+
+
+async def test_a_hub_repeats_all() -> None:
+    switch = Switch(forwarding="hub")
+    async with ports(switch, 3) as [one, two, three]:
+        two.send(frame(to=EVERYBODY, by=B))
+        for port in (one, two, three):
+            received(port)
+        one.send(frame(to=B, by=A))
+        assert received(two) == received(three) == [frame(to=B, by=A)]
+        assert received(one) == []
+        assert switch.mac_table == ()
+
+
+@pytest.mark.parametrize("forwarding", ["multi", "bonding"])
+async def test_these_do_not_join_local_ports(forwarding: Any) -> None:
+    async with ports(Switch(forwarding=forwarding), 2) as [one, two]:
+        one.send(frame(to=EVERYBODY, by=A, payload=bytes(50)))
+        assert received(two) == []
+
+
+# Making one
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"forwarding": "ring"}, "forwarding='ring': expected one of 'switch', 'hub',"),
+        ({"ageing": 0}, "ageing=0"),
+        ({"capacity": 0}, "capacity=0"),
+        ({"group": "no-such-group"}, "this system has no group 'no-such-group'"),
+        ({"path": ""}, "expected the path of a directory"),
+        ({"path": "/tmp/a\0b"}, "expected the path of a directory"),
+        ({"path": "/tmp/" + "x" * 100}, "107 bytes; at most 97"),
+    ],
+)
+def test_a_switch_that_cannot_be(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Switch(**settings)
+
+
+async def test_without_a_path_there_is_nothing_to_start() -> None:
+    switch = Switch()
+    assert switch.path is None
+    async with switch:
+        await switch.start()
+        assert not switch.is_running
+    async with ports(switch, 1) as [port]:
+        assert switch.ports == (port,)
+
+
+def test_names() -> None:
+    assert str(Switch()) == "switch"
+    assert str(Switch("/tmp/sw")) == "switch:///tmp/sw"
+    assert str(Switch("/tmp/sw", forwarding="hub")) == "hub:///tmp/sw"
+    assert str(Switch("/tmp/sw", name="lab")) == "lab"

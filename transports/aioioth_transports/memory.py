@@ -22,7 +22,7 @@ class MemoryTransport:
     """See `aioioth.abc.FrameTransport`; the address is any text, also none."""
 
     def __init__(self, address: str) -> None:
-        self._switch = _switches.setdefault(address, Switch(f"memory://{address}"))
+        self._switch = _switches.setdefault(address, Switch(name=f"memory://{address}"))
 
     async def open(self, label: str) -> SwitchPort:
         """Return a port of the switch."""

@@ -153,3 +153,118 @@ def test_any_request(path: bytes, port: int | None, description: str) -> None:
     assert vde.unpack_address(request[12:122]) == path
     assert description.encode().startswith(request[122:])
     assert len(request) == 122 + min(len(description.encode()), 127)
+
+
+# The switch's side
+
+
+def a_request(
+    *,
+    magic: int = 0xFEEDFACE,
+    version: int = 3,
+    kind: int = 0,
+    family: int = socket.AF_UNIX,
+    path: bytes = b"/tmp/x",
+    description: bytes = b"me",
+) -> bytes:
+    head = struct.pack("=IIIH108s", magic, version, kind, family, path)
+    return head + description
+
+
+def test_a_request_is_read() -> None:
+    assert vde.unpack_request(a_request()) == vde.Request(b"/tmp/x", None, "me")
+
+
+@pytest.mark.parametrize(
+    ("kind", "port"), [(0, None), (1, 0), (5 << 8, 5), (0xFFFFFF00, vde.MAX_PORT)]
+)
+def test_the_port_of_a_request(kind: int, port: int | None) -> None:
+    request = vde.unpack_request(a_request(kind=kind))
+    assert request is not None
+    assert request.port == port
+
+
+@pytest.mark.parametrize(
+    ("on_the_wire", "description"),
+    [
+        (b"", ""),
+        (b"me\0junk", "me"),
+        (b"a\nb\x1b[2Jc\x7f", "a?b?[2Jc?"),
+        (b"k\xc3\xa4se", "käse"),
+        (b"k\xc3", "k\ufffd"),
+        ("\N{RIGHT-TO-LEFT OVERRIDE}".encode(), "?"),
+        (b"x" * 134, "x" * 127),
+    ],
+)
+def test_a_description_can_be_shown(on_the_wire: bytes, description: str) -> None:
+    request = vde.unpack_request(a_request(description=on_the_wire))
+    assert request is not None
+    assert request.description == description
+
+
+def test_the_name_of_a_clients_socket_may_be_abstract() -> None:
+    request = vde.unpack_request(a_request(path=b"\0me"))
+    assert request is not None
+    assert request.data_address == padded(b"\0me")
+
+
+@pytest.mark.parametrize("length", range(122))
+def test_a_part_of_a_request(length: int) -> None:
+    assert vde.unpack_request(a_request()[:length]) is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (a_request(magic=0xFEEDFACF), "no request of version 3"),
+        (a_request(version=0), "no request of version 3"),  # version 1 of old
+        (a_request(version=2), "no request of version 3"),
+        (a_request(version=4), "no request of version 3"),
+        (a_request(kind=2), "an unknown kind of request, 2"),
+        (a_request(family=socket.AF_INET), "of family 2"),
+        (a_request(description=bytes(135)), "more than 256 bytes"),
+        (b"GET /", "no request of version 3"),
+        (b"\0", "no request of version 3"),
+    ],
+)
+def test_what_is_no_request(request_: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        vde.unpack_request(request_)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.builds(
+        bytes.__add__,
+        st.just(a_request()[:8]),
+        st.binary(min_size=100, max_size=260),
+    )
+    | st.builds(
+        bytes.__add__, st.just(a_request()[:14]), st.binary(min_size=100, max_size=260)
+    )
+)
+def test_any_bytes_are_a_request_or_a_value_error(data: bytes) -> None:
+    try:
+        request = vde.unpack_request(data)
+    except ValueError:
+        return
+    if request is None:
+        assert len(data) < 122
+        assert a_request()[:8].startswith(data[:8])
+    else:
+        assert request.description.isprintable()
+        assert len(request.description) <= 127
+
+
+@given(
+    path=st.binary(min_size=1, max_size=107).filter(lambda path: 0 not in path),
+    port=st.none() | st.integers(0, vde.MAX_PORT),
+    description=st.text(
+        st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=40
+    ).filter(lambda text: len(text.encode()) <= 127),
+)
+def test_our_own_requests_are_read(
+    path: bytes, port: int | None, description: str
+) -> None:
+    data = vde.pack_request(path, port=port, description=description)
+    assert vde.unpack_request(data) == vde.Request(path, port, description)
