@@ -22,6 +22,10 @@ _log = logging.getLogger("aioioth")
 _FIRST_DELAY = 0.1
 _LAST_DELAY = 5.0
 
+# A network that was there for so long is a working one. One that lets us in and ends at
+# once, such as a program that cannot do its work, is not started ten times a second.
+_WORKING_SECONDS = 2.0
+
 
 class Owner(Protocol):
     """Who moves the frames, and wants to know. No method may wait or raise."""
@@ -67,6 +71,8 @@ class Attachment:
         self._loop = asyncio.get_running_loop()
         self._hangup = -1
         self._reattaching: asyncio.Task[None] | None = None
+        self._delay = _FIRST_DELAY
+        self._since = 0.0
         self._earlier_drops: Counter[str] = Counter()
         self._closed = False
 
@@ -77,6 +83,7 @@ class Attachment:
     def attach(self, plug: Plug) -> None:
         """Begin, or go on, with a plug that is open. Taken over."""
         self.plug = plug
+        self._since = self._loop.time()
         try:
             self._owner.plugged(plug)
             hangup = plug.hangup_fileno()
@@ -151,10 +158,11 @@ class Attachment:
         self.lose("the other side has ended")
 
     async def _reattach(self) -> None:
-        delay = _FIRST_DELAY
+        if self._loop.time() - self._since >= _WORKING_SECONDS:
+            self._delay = _FIRST_DELAY
         for attempt in itertools.count(1):
-            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311
-            delay = min(2 * delay, _LAST_DELAY)
+            await asyncio.sleep(self._delay * random.uniform(0.8, 1.2))  # noqa: S311
+            self._delay = min(2 * self._delay, _LAST_DELAY)
             if self._closed:
                 return  # in a forked child that runs its parent's loop on
             try:

@@ -192,9 +192,9 @@ class Fabric(Generic[_Owner]):
     """
 
     def __init__(self, policy: Policy, *, ageing: float, capacity: int) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.watchers: tuple[tuple[Exit], ...] = ()
-        self.fresh_until = float("-inf")
+        self.fresh_until: float = float("-inf")
         self.members: tuple[Member[_Owner], ...] = ()
         self._reach = other_side if policy.across else everybody_else
         self._by_turns = policy.by_turns

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from aioioth.errors import UnknownPluginError, UnknownSchemeError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
-    from aioioth.abc import StackKind, TransportFactory
+    from aioioth.abc import FrameTransport, StackKind, TransportFactory
 
 TRANSPORTS = "aioioth.transports"
 STACKS = "aioioth.stacks"
+
+# The name of the transport that serves schemes which nobody else serves.
+_FALLBACK = "*"
+
+
+class _Fallback(Protocol):
+    """What is registered under that name: a factory that takes the whole VNL."""
+
+    def __call__(self, vnl: str, /) -> FrameTransport: ...
+
+    def why_not(self, scheme: str, /) -> str | None:
+        """Return why it does not serve a scheme, in words; None if it does."""
 
 
 @cache
@@ -24,21 +36,28 @@ def _registered(group: str) -> EntryPoints:
     return entry_points(group=group)
 
 
-def _load(group: str, name: str, error: type[UnknownPluginError]) -> Any:  # noqa: ANN401
-    registered = _registered(group)
-    if name not in registered.names:
-        raise error(group, name, sorted(registered.names))
-    return registered[name].load()
-
-
 def load_transport(scheme: str) -> TransportFactory:
     """Import the transport that serves ``scheme``, and no other.
+
+    If none is registered for it, that is the one registered as ``*``, should it know
+    the scheme.
 
     Raises:
         UnknownSchemeError: No distribution registers it.
     """
-    factory: TransportFactory = _load(TRANSPORTS, scheme, UnknownSchemeError)
-    return factory
+    registered = _registered(TRANSPORTS)
+    names = registered.names - {_FALLBACK}
+    if scheme in names:
+        factory: TransportFactory = registered[scheme].load()
+        return factory
+    hint = ""
+    if _FALLBACK in registered.names:
+        fallback: _Fallback = registered[_FALLBACK].load()
+        reason = fallback.why_not(scheme)
+        if reason is None:
+            return lambda address: fallback(f"{scheme}://{address}")
+        hint = reason
+    raise UnknownSchemeError(TRANSPORTS, scheme, sorted(names), hint=hint)
 
 
 def load_kind(name: str) -> StackKind:
@@ -47,5 +66,8 @@ def load_kind(name: str) -> StackKind:
     Raises:
         UnknownPluginError: No distribution registers it.
     """
-    kind: StackKind = _load(STACKS, name, UnknownPluginError)
+    registered = _registered(STACKS)
+    if name not in registered.names:
+        raise UnknownPluginError(STACKS, name, sorted(registered.names))
+    kind: StackKind = registered[name].load()
     return kind

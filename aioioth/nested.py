@@ -112,7 +112,7 @@ class NestedPlug:
     """
 
     def __init__(self, plug: Plug, transform: FrameTransform, overhead: int) -> None:
-        self.mtu = plug.mtu - overhead
+        self.mtu: int = plug.mtu - overhead
         self._plug = plug
         self._transform = transform
         self._filtered = 0
@@ -120,9 +120,9 @@ class NestedPlug:
         self._recv_into, self._send = plug.recv_into, plug.send
         self._incoming, self._outgoing = transform.incoming, transform.outgoing
         self._sent = transform.sent if isinstance(transform, SeesSent) else None
-        self.fileno = plug.fileno
-        self.hangup_fileno = plug.hangup_fileno
-        self.room_fileno = (
+        self.fileno: Callable[[], int] = plug.fileno
+        self.hangup_fileno: Callable[[], int] = plug.hangup_fileno
+        self.room_fileno: Callable[[], int] = (
             plug.room_fileno if isinstance(plug, SignalsRoom) else plug.fileno
         )
 

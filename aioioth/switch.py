@@ -438,7 +438,7 @@ class SwitchPort(Port):
         self._inbox = Inbox()
         self._take = self._inbox.recv_into
         super().__init__(fabric, label, self._inbox.put, mtu + _HEADERS)
-        self.drops = self._inbox.drops
+        self.drops: Counter[str] = self._inbox.drops
 
     def fileno(self) -> int:
         """See `aioioth.abc.Plug.fileno`; -1 when closed."""

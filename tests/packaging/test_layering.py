@@ -139,12 +139,18 @@ def test_none_of_these(place: Path, forbidden: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "permitted"), [("helper.py", {"messages"}), ("messages.py", set[str]())]
+    ("file", "permitted"),
+    [
+        (OURS / "_keeper" / "helper.py", {"messages"}),
+        (OURS / "_keeper" / "messages.py", set[str]()),
+        (TRANSPORTS / "_vdeplug_helper.py", set[str]()),
+    ],
+    ids=lambda value: value.stem if isinstance(value, Path) else "",
 )
-def test_the_keeper_runs_without_site_packages(name: str, permitted: set[str]) -> None:
+def test_helpers_run_without_site_packages(file: Path, permitted: set[str]) -> None:
     foreign = {
         imported
-        for imported in imports(OURS / "_keeper" / name)
+        for imported in imports(file)
         if imported.split(".")[0] not in sys.stdlib_module_names
     }
     assert foreign == permitted

@@ -99,6 +99,7 @@ def test_every_source_file_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
         "aioioth_transports/py.typed",
         "aioioth/_keeper/helper.py",
         "aioioth/_keeper/messages.py",
+        "aioioth_transports/_vdeplug_helper.py",
     ],
 )
 def test_what_must_not_be_forgotten(wheel: zipfile.ZipFile, name: str) -> None:

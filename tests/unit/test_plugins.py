@@ -65,6 +65,35 @@ def test_a_broken_plug_in_hurts_its_own_users_alone(register: Register) -> None:
         _plugins.load_transport("broken")
 
 
+class Fallback:
+    """Serves what has an x in its name."""
+
+    def __init__(self, vnl: str) -> None:
+        self.vnl = vnl
+
+    @staticmethod
+    def why_not(scheme: str) -> str | None:
+        return None if "x" in scheme else f"there is no x in {scheme}"
+
+
+def test_the_fallback_serves_what_nobody_serves(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    null = "aioioth_transports.null:NullTransport"
+    register({"*": "unittest.mock:fallback", "null": null, "exnull": null})
+    monkeypatch.setattr("unittest.mock.fallback", Fallback, raising=False)
+    assert _plugins.load_transport("exnull") is NullTransport
+    made = _plugins.load_transport("other-x")("address")
+    assert isinstance(made, Fallback)
+    assert made.vnl == "other-x://address"
+    with pytest.raises(UnknownSchemeError) as caught:
+        _plugins.load_transport("other")
+    assert caught.value.known == ("exnull", "null")
+    assert caught.value.hint == "there is no x in other"
+    with pytest.raises(UnknownSchemeError):
+        _plugins.load_transport("*")
+
+
 def test_the_known_are_named_in_order(register: Register) -> None:
     register({"z": "z:z", "a": "a:a", "m": "m:m"})
     with pytest.raises(UnknownSchemeError) as transport:

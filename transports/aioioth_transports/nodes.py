@@ -208,7 +208,7 @@ class NodePlug:
     """
 
     def __init__(self, port: SwitchPort, leave: Callable[[], None]) -> None:
-        self.mtu = port.mtu
+        self.mtu: int = port.mtu
         self.drops: Mapping[str, int] = port.drops
         # Straight to the port; there is nothing to add for a frame.
         self.fileno: Callable[[], int] = port.fileno

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from aioioth.errors import BrokenTransportError, VnlError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Buffer
 
@@ -134,7 +134,7 @@ class UdpPlug:
         self._dropped: Counter[str] = Counter()
         self._overflows = 0
         self._receive, self._send = sock.recvfrom_into, sock.sendto
-        self.fileno = sock.fileno
+        self.fileno: Callable[[], int] = sock.fileno
 
     def hangup_fileno(self) -> int:
         """Return -1: nobody tells whether the peer is there."""

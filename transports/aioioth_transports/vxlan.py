@@ -37,6 +37,8 @@ from aioioth_transports._multicast import (
 from aioioth_transports.udp import any_address, bind, family_of, look_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioioth_transports.udp import SocketAddress
 
 _PORT = 4789  # IANA's
@@ -102,7 +104,7 @@ class VxlanPlug(GroupPlug):
         self._vni = vni
         self._port = group.port
         self._only = None if is_group(there) else there[0]
-        self.fileno = sock.fileno
+        self.fileno: Callable[[], int] = sock.fileno
 
     @override
     def _is_ours(self, datagram: bytes) -> bool:

@@ -54,6 +54,8 @@ from aioioth_transports._multicast import (
 from aioioth_transports.udp import any_address, bind, family_of, look_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioioth.vnl import Address
     from aioioth_transports.udp import SocketAddress
 
@@ -207,8 +209,8 @@ class VxvdePlug(GroupPlug):
         # Source addresses that are known to be ours. Which one a datagram gets is up
         # to the routes, if the socket is bound to none.
         self._ours: set[str] = {name[0]}
-        self.fileno = ears.fileno
-        self.room_fileno = own.fileno
+        self.fileno: Callable[[], int] = ears.fileno
+        self.room_fileno: Callable[[], int] = own.fileno
 
     @override
     def close(self) -> None:
