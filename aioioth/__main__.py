@@ -11,7 +11,7 @@ from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING
 
 from aioioth import Stack
-from aioioth._plugins import TRANSPORTS
+from aioioth._plugins import FALLBACK, TRANSPORTS
 from aioioth.errors import AioiothError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main() -> None:
         description="Try what aioioth needs on this machine, and say how it went.",
     )
     parser.parse_args()
-    schemes = ", ".join(sorted(entry_points(group=TRANSPORTS).names))
+    schemes = ", ".join(sorted(entry_points(group=TRANSPORTS).names - {FALLBACK}))
     print(f"aioioth {version('aioioth')}, Python {platform.python_version()}, ", end="")
     print(f"Linux {platform.release()}, user id {os.geteuid()}")
     print(f"VNL schemes: {schemes}")

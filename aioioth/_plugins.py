@@ -16,7 +16,7 @@ TRANSPORTS = "aioioth.transports"
 STACKS = "aioioth.stacks"
 
 # The name of the transport that serves schemes which nobody else serves.
-_FALLBACK = "*"
+FALLBACK = "*"
 
 
 class _Fallback(Protocol):
@@ -46,13 +46,13 @@ def load_transport(scheme: str) -> TransportFactory:
         UnknownSchemeError: No distribution registers it.
     """
     registered = _registered(TRANSPORTS)
-    names = registered.names - {_FALLBACK}
+    names = registered.names - {FALLBACK}
     if scheme in names:
         factory: TransportFactory = registered[scheme].load()
         return factory
     hint = ""
-    if _FALLBACK in registered.names:
-        fallback: _Fallback = registered[_FALLBACK].load()
+    if FALLBACK in registered.names:
+        fallback: _Fallback = registered[FALLBACK].load()
         reason = fallback.why_not(scheme)
         if reason is None:
             return lambda address: fallback(f"{scheme}://{address}")

@@ -86,10 +86,17 @@ async def until_attached(stack: aioioth.Stack, attached: bool) -> None:
             await asyncio.sleep(0.005)
 
 
+# <linux/if_packet.h>, Linux 6.1
+SOL_PACKET = 263
+PACKET_QDISC_BYPASS = 20
+
+
 def host_socket(name: str) -> socket.socket:
     """The host's end: everything that goes through an interface."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     sock.settimeout(10)
+    # For some milliseconds after an interface is up its queue throws everything away.
+    sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
     sock.bind((name, 3))
     return sock
 

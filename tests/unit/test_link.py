@@ -323,9 +323,15 @@ async def test_delays_differ_from_stack_to_stack(
     it.link.close()
 
 
+@pytest.mark.parametrize(("working", "second"), [(0.0, 0.1), (60.0, 0.2)])
 async def test_it_may_be_lost_again(
-    make_pair: Callable[..., Pair], delays: list[float]
+    make_pair: Callable[..., Pair],
+    delays: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    working: float,
+    second: float,
 ) -> None:
+    monkeypatch.setattr("aioioth._attachment._WORKING_SECONDS", working)
     it = LinkOfStubs(make_pair)
     third = StubPlug(make_pair(socket.SOCK_DGRAM), make_pair())
     it.transport.outcomes.append(third)
@@ -334,8 +340,8 @@ async def test_it_may_be_lost_again(
     it.second.hang_up()
     await it.until(CarrierDown, CarrierUp, CarrierDown, CarrierUp)
     assert it.device.carrier == [False, True, False, True]
-    # After a success it is quick again.
-    assert delays == pytest.approx([0.1, 0.1])
+    # It is quick again after it has worked, and not if it ended at once.
+    assert delays == pytest.approx([0.1, second])
     it.link.close()
     assert [plug.closed for plug in (it.first, it.second, third)] == [1, 1, 1]
 
