@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from aioioth._merging import Merger
+
 # 64 frames of 1514 bytes take 0.2 to 0.3 ms: long enough to be worth the wake-up, short
 # enough for everybody else on the loop.
 BUDGET = 64
@@ -53,7 +55,11 @@ DEVICE_DROPS = PLUG_DROPS | {
 
 
 class End(Protocol):
-    """A device or a plug; see `aioioth.abc.Plug` for what each method promises."""
+    """A device or a plug; see `aioioth.abc.Plug` for what each method promises.
+
+    A device may have ``skip``, bytes to ignore in front of each frame, and ``merger``,
+    which writes frames of one wake-up together.
+    """
 
     def fileno(self) -> int: ...
     def recv_into(self, buffer: memoryview, /) -> int | None: ...
@@ -121,6 +127,8 @@ class Pump:
         self._on_broken = on_broken
         self._held: bytes | None = None
         self._alone = 0
+        self._skip: int = getattr(source, "skip", 0)
+        self._merger: Merger | None = getattr(sink, "merger", None)
         self._reading = -1
         self._writing = -1
 
@@ -146,6 +154,7 @@ class Pump:
         """Do nothing any more, in a forked child; the readers are the parent's too."""
         self._reading = self._writing = -1
         self._source = self._sink = _Nothing()
+        self._merger = None
         self._held = b""
 
     def flush(self) -> None:
@@ -154,8 +163,24 @@ class Pump:
             self._on_readable()
 
     def _on_readable(self) -> None:
+        self._move()
+        merger = self._merger
+        if merger is not None:
+            merger.finish()
+            if merger.lost:
+                self._count_lost(merger)
+
+    def _count_lost(self, merger: Merger) -> None:
+        """Take back what was counted as delivered, and was kept and then lost."""
+        self._counters.frames -= merger.lost
+        self._counters.bytes -= merger.lost_bytes
+        lost, merger.lost, merger.lost_bytes = merger.lost, 0, 0
+        if self._reading != -1 or self._writing != -1:
+            self._drop(merger.error, lost)
+
+    def _move(self) -> None:
         recv_into, send, buffer = self._source.recv_into, self._sink.send, self._buffer
-        counters = self._counters
+        counters, skip = self._counters, self._skip
         budget = BUDGET
         if self._alone:
             self._alone -= 1
@@ -172,7 +197,7 @@ class Pump:
             if length is None:
                 self._alone = ALONE if moved == 1 else 0
                 return
-            frame = buffer[:length]
+            frame = buffer[skip:length]
             try:
                 sent = send(frame)
             except BlockingIOError:
@@ -185,7 +210,7 @@ class Pump:
                 self._hold(frame)
                 return
             counters.frames += 1
-            counters.bytes += length
+            counters.bytes += length - skip
         # Readiness is level-triggered: what is left wakes us on the next turn of the
         # loop, after the callbacks that were waiting behind this one.
 
@@ -219,14 +244,14 @@ class Pump:
         self._writing = -1
         self.start()
 
-    def _drop(self, error: OSError) -> bool:
-        """Count a frame that the sink did not take; False if the sink is broken."""
+    def _drop(self, error: OSError, count: int = 1) -> bool:
+        """Count frames that the sink did not take; False if the sink is broken."""
         cause = self._drop_causes.get(error.errno or 0)
         if cause is None:
             self._break(self._sink, error)
             return False
         drops = self._counters.drops
-        drops[cause] = drops.get(cause, 0) + 1
+        drops[cause] = drops.get(cause, 0) + count
         return True
 
     def _break(self, end: End, error: OSError) -> None:

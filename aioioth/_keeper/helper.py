@@ -36,6 +36,7 @@ CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
@@ -304,7 +305,7 @@ class Keeper:
         except OSError as error:
             raise StepError(error, "opening /dev/net/tun") from None
         try:
-            request = _IFREQ_FLAGS.pack(name, IFF_TAP | IFF_NO_PI)
+            request = _IFREQ_FLAGS.pack(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
             fcntl.ioctl(descriptor, TUNSETIFF, request)
         except OSError as error:
             os.close(descriptor)

@@ -4,8 +4,8 @@ A block of Python that begins with ``# example: NAME`` is run as a script, and a
 of text that comes next is what it prints; ``...`` there stands for anything. A block
 that begins with ``# file: NAME`` is a file beside the page's examples: Python can be
 imported, ``test_*.py`` is run by pytest, and ``pyproject.toml`` is taken as installed.
-``# needs: NAME ...`` in the second line names programs, modules or libraries (``*.so``)
-that may be missing.
+``# needs: NAME ...`` in the second line names programs, modules, libraries
+(``*.so``) and devices that may be missing.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def run(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-def _is_library(need: str) -> bool:
+def _is_there(need: str) -> bool:
+    if need.startswith("/"):
+        return os.access(need, os.R_OK | os.W_OK)
     if need.endswith(".so"):
         return any(Path("/usr/lib").glob(f"*/*/{need}"))
     return importlib.util.find_spec(need) is not None
@@ -145,7 +147,7 @@ def skip_if_missing(block: Block) -> None:
     missing = [
         need
         for need in block.needs
-        if shutil.which(need) is None and not _is_library(need)
+        if shutil.which(need) is None and not _is_there(need)
     ]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")

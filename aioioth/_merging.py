@@ -1,0 +1,222 @@
+"""TCP segments on their way into a TAP, made few of many, as GRO does for a card.
+
+A stack pays for each segment that comes in, and answers every other one. Segments of a
+connection that follow one another, read in the same wake-up, are therefore written as a
+single long one, and the kernel is told how long each was (a virtio header, as network
+cards do it). Nothing is held back beyond the wake-up, and the order stays.
+
+The checksum of the whole is worked out from the checksums of the parts, so that it is
+wrong if one of them is, and the kernel finds out: nothing has to be read but headers.
+
+Source: RFC 9293, RFC 791, RFC 8200, RFC 1071; <linux/virtio_net.h>, Linux 6.1.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# struct virtio_net_hdr, in the machine's byte order: flags, what was joined, header's
+# length, and the length of each part; the rest is about checksums and not used.
+_VNET = struct.Struct("=BBHHHH")
+HEADER_SIZE = _VNET.size
+_NOTHING = bytes(HEADER_SIZE)
+_JOINED_TCPV4, _JOINED_TCPV6 = 1, 4
+
+_ETHERNET = 14
+_ETHERTYPE = slice(12, 14)
+_IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+_TCP = 6
+_ACK, _PSH = 0x10, 0x08
+_FRAGMENTED = 0x3FFF
+_LONGEST_PACKET = 65535
+_LONGEST_HEADERS = _ETHERNET + 40 + 60
+
+# Places and lengths of what differs from one IPv4 packet to the next.
+_IDENTIFICATION, _CHECKSUM = (18, 2), (24, 2)
+
+# It would not be worth it for less.
+_SHORTEST, _FEWEST_BYTES = 600, 400
+
+
+class Merger:
+    """Writes frames to a TAP with virtio headers, some of them together.
+
+    Args:
+        write: Writes one, header included; None if there is no room.
+
+    Attributes:
+        lost: Frames that waited and could not be written, until somebody looked.
+        lost_bytes: Their length together.
+        error: Why the last ones could not.
+    """
+
+    def __init__(self, write: Callable[[memoryview], int | None]) -> None:
+        self.lost = self.lost_bytes = 0
+        self.error = OSError()
+        self._write = write
+        self._buffer = memoryview(bytearray(HEADER_SIZE + _ETHERNET + _LONGEST_PACKET))
+        self._end = 0
+        self._limit = 0
+        # Of the first of those that wait: where its payload begins, its headers without
+        # what may differ, and the same with the next sequence number.
+        self._start = 0
+        self._mask = self._expected = self._step = 0
+        self._push = self._pushed = 0
+        self._tcp_mask = self._sums = 0
+        self._size = self._length = self._count = 0
+
+    def send(self, frame: memoryview, /) -> int | None:
+        """Write a frame, or have it wait for the next one.
+
+        Raises:
+            OSError: This frame could not be written.
+        """
+        length = len(frame)
+        if self._end:
+            if length == self._length and self._end <= self._limit:
+                head = int.from_bytes(frame[: self._start], "big")
+                if head & self._mask == self._expected:
+                    return self._append(frame, head, length)
+            self.finish()
+        if length >= _SHORTEST and self._begin(frame, length):
+            return length
+        buffer, end = self._buffer, HEADER_SIZE + length
+        buffer[HEADER_SIZE:end] = frame
+        return self._write(buffer[:end])
+
+    def _append(self, frame: memoryview, head: int, length: int) -> int:
+        self._sums += (head & self._tcp_mask) % 0xFFFF
+        end = self._end + self._size
+        self._buffer[self._end : end] = frame[self._start :]
+        self._end = end
+        self._expected += self._step
+        self._count += 1
+        if head & self._push:
+            self._pushed = _PSH
+            self.finish()
+        return length
+
+    def finish(self) -> None:
+        """Write what waits; what cannot be written is lost."""
+        if not self._end:
+            return
+        frame = self._buffer[: self._end]
+        self._end = 0
+        if self._count > 1:
+            self._seal(frame, self._count)
+        try:
+            if self._write(frame) is None:
+                self._lose(OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)))
+        except OSError as error:
+            self._lose(error)
+        finally:
+            frame[:HEADER_SIZE] = _NOTHING
+
+    def _lose(self, error: OSError) -> None:
+        self.error = error.with_traceback(None)
+        self.lost += self._count
+        self.lost_bytes += self._count * self._length
+
+    def _begin(self, frame: memoryview, length: int) -> bool:
+        """Have a frame wait if it is a segment that others may follow."""
+        head = bytes(frame[:_LONGEST_HEADERS])
+        found = _find_segment(head, length)
+        if found is None:
+            return False
+        transport, start, differing = found
+        size = length - start
+        self._push = _PSH << 8 * (start - transport - 14)
+        self._mask = _mask(start, *differing, (transport + 14, 4)) & ~self._push
+        self._step = size << 8 * (start - transport - 8)
+        self._tcp_mask = (1 << 8 * (start - transport)) - 1
+        number = int.from_bytes(head[:start], "big")
+        self._expected = (number & self._mask) + self._step
+        self._sums = (number & self._tcp_mask) % 0xFFFF
+        self._start, self._size, self._length = start, size, length
+        self._end = HEADER_SIZE + length
+        self._limit = HEADER_SIZE + _ETHERNET + _LONGEST_PACKET - size
+        self._pushed = 0
+        self._count = 1
+        self._buffer[HEADER_SIZE : self._end] = frame
+        return True
+
+    def _seal(self, frame: memoryview, count: int) -> None:
+        """Make one segment of several: lengths, checksums, a header for the kernel."""
+        start, size = self._start, self._size
+        packet = frame[HEADER_SIZE:]
+        length = len(packet)
+        if packet[14] >> 4 == 4:
+            kind, transport = _JOINED_TCPV4, _ETHERNET + 20
+            _put(packet, 16, length - _ETHERNET)
+            _put(packet, 24, 0)
+            _put(packet, 24, 0xFFFF - _sum(packet[14:transport]))
+            addresses = _sum(packet[26:34])
+        else:
+            kind, transport = _JOINED_TCPV6, _ETHERNET + 40
+            _put(packet, 18, length - transport)
+            addresses = _sum(packet[22:54])
+        # What each part's payload adds up to is what its checksum leaves to be desired.
+        part = addresses + _TCP + start - transport + size
+        payload = -(count * part + self._sums)
+        packet[transport + 13] |= self._pushed
+        _put(packet, transport + 16, 0)
+        whole = addresses + _TCP + length - transport + _sum(packet[transport:start])
+        _put(packet, transport + 16, -(whole + payload) % 0xFFFF)
+        frame[:HEADER_SIZE] = _VNET.pack(0, kind, start, size, 0, 0)
+
+
+def _find_segment(
+    head: bytes, length: int
+) -> tuple[int, int, tuple[tuple[int, int], ...]] | None:
+    """Return where TCP begins, where its payload does, and what may differ before.
+
+    None if it is no plain segment with an even number of bytes, which others can
+    follow: nothing but ACK, no IP options, no fragment, nothing behind the packet.
+    """
+    differing: tuple[tuple[int, int], ...] = ()
+    if head[_ETHERTYPE] == _IPV4:
+        transport = _ETHERNET + 20
+        differing = _IDENTIFICATION, _CHECKSUM
+        fits = (
+            head[14] == 0x45
+            and head[23] == _TCP
+            and not int.from_bytes(head[20:22], "big") & _FRAGMENTED
+            and int.from_bytes(head[16:18], "big") == length - _ETHERNET
+        )
+    elif head[_ETHERTYPE] == _IPV6:
+        transport = _ETHERNET + 40
+        fits = (
+            head[14] >> 4 == 6
+            and head[20] == _TCP
+            and int.from_bytes(head[18:20], "big") == length - transport
+        )
+    else:
+        return None
+    start = transport + (head[transport + 12] >> 4) * 4
+    fits = fits and head[transport + 13] == _ACK and start >= transport + 20
+    if not fits or length - start < _FEWEST_BYTES or (length - start) & 1:
+        return None
+    return transport, start, differing
+
+
+def _mask(size: int, *differing: tuple[int, int]) -> int:
+    """Return a number of ``size`` bytes, all ones but for some places."""
+    mask = bytearray(b"\xff" * size)
+    for place, length in differing:
+        mask[place : place + length] = bytes(length)
+    return int.from_bytes(mask, "big")
+
+
+def _sum(words: memoryview) -> int:
+    """Add up words as RFC 1071 does: 2**16 is 1, modulo 2**16 - 1."""
+    return int.from_bytes(words, "big") % 0xFFFF
+
+
+def _put(packet: memoryview, place: int, number: int) -> None:
+    packet[place : place + 2] = number.to_bytes(2, "big")
