@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ _IDENTIFICATION, _CHECKSUM = (18, 2), (24, 2)
 # It would not be worth it for less.
 _SHORTEST, _FEWEST_BYTES = 600, 400
 
+_shared = threading.local()
+
 
 class Merger:
     """Writes frames to a TAP with virtio headers, some of them together.
+
+    To be used by the thread that made it; `finish` ends each wake-up.
 
     Args:
         write: Writes one, header included; None if there is no room.
@@ -60,7 +65,7 @@ class Merger:
         self.lost = self.lost_bytes = 0
         self.error = OSError()
         self._write = write
-        self._buffer = memoryview(bytearray(HEADER_SIZE + _ETHERNET + _LONGEST_PACKET))
+        self._buffer = _shared_buffer()
         self._end = 0
         self._limit = 0
         # Of the first of those that wait: where its payload begins, its headers without
@@ -169,6 +174,16 @@ class Merger:
         whole = addresses + _TCP + length - transport + _sum(packet[transport:start])
         _put(packet, transport + 16, -(whole + payload) % 0xFFFF)
         frame[:HEADER_SIZE] = _VNET.pack(0, kind, start, size, 0, 0)
+
+
+def _shared_buffer() -> memoryview:
+    """Return one for all of this thread: nothing is in it between two wake-ups."""
+    try:
+        buffer: memoryview = _shared.buffer
+    except AttributeError:
+        size = HEADER_SIZE + _ETHERNET + _LONGEST_PACKET
+        buffer = _shared.buffer = memoryview(bytearray(size))
+    return buffer
 
 
 def _find_segment(

@@ -164,6 +164,10 @@ class Pump:
 
     def _on_readable(self) -> None:
         self._move()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Have the sink write what it has kept to write it together."""
         merger = self._merger
         if merger is not None:
             merger.finish()
@@ -243,6 +247,7 @@ class Pump:
         self._loop.remove_writer(self._writing)
         self._writing = -1
         self.start()
+        self._finish()
 
     def _drop(self, error: OSError, count: int = 1) -> bool:
         """Count frames that the sink did not take; False if the sink is broken."""

@@ -431,3 +431,52 @@ def test_stop_after_the_loop_was_closed(
         pump.start()
         loop.close()
         pump.stop()
+
+
+class Keeping(Stub):
+    """A sink that keeps frames until the wake-up ends, and loses what it kept."""
+
+    skip = 0
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.merger = self
+        self.error = error
+        self.lost = self.lost_bytes = 0
+
+    def finish(self) -> None:
+        self.lost, self.lost_bytes = len(self.taken), sum(map(len, self.taken))
+        self.taken.clear()
+
+
+async def test_frames_that_were_kept_and_lost_are_drops() -> None:
+    with (
+        Stub(numbered(5)) as source,
+        Keeping(OSError(errno.EIO, "down")) as sink,
+        Pumping(source, sink) as it,
+    ):
+        await turns()
+        assert (it.counters.frames, it.counters.bytes) == (0, 0)
+        assert it.counters.drops == {"interface down": 5}
+        assert it.broken == []
+
+
+async def test_a_sink_that_breaks_when_it_writes_what_it_kept() -> None:
+    error = OSError(errno.EBADFD, "gone")
+    with (
+        Stub(numbered(5)) as source,
+        Keeping(error) as sink,
+        Pumping(source, sink) as it,
+    ):
+        await turns()
+        assert it.broken == [(sink, error)]
+        assert it.counters.frames == 0
+
+
+async def test_what_a_source_has_in_front_is_skipped() -> None:
+    with Stub([b"header" + frame for frame in numbered(3)]) as source, Stub() as sink:
+        source.skip = 6  # type: ignore[attr-defined]
+        with Pumping(source, sink) as it:
+            await turns()
+            assert sink.taken == numbered(3)
+            assert it.counters.bytes == 300
