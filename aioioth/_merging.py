@@ -62,8 +62,9 @@ class Merger:
     """
 
     def __init__(self, write: Callable[[memoryview], int | None]) -> None:
-        self.lost = self.lost_bytes = 0
-        self.error = OSError()
+        self.lost: int = 0
+        self.lost_bytes: int = 0
+        self.error: OSError = OSError()
         self._write = write
         self._buffer = _shared_buffer()
         self._end = 0
