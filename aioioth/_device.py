@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from aioioth._iproute import add_veth
 from aioioth._linux import netdevice, tuntap
-from aioioth._merging import HEADER_SIZE, Merger
+from aioioth._merging import Merger
+from aioioth.wire.offload import HEADER_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

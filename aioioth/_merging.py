@@ -8,26 +8,22 @@ cards do it). Nothing is held back beyond the wake-up, and the order stays.
 The checksum of the whole is worked out from the checksums of the parts, so that it is
 wrong if one of them is, and the kernel finds out: nothing has to be read but headers.
 
-Source: RFC 9293, RFC 791, RFC 8200, RFC 1071; <linux/virtio_net.h>, Linux 6.1.
+Source: RFC 9293, RFC 791, RFC 8200, RFC 1071; `aioioth.wire.offload`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
 import threading
 from typing import TYPE_CHECKING
+
+from aioioth.wire.offload import HEADER_SIZE, JOINED_TCPV4, JOINED_TCPV6, VNET_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# struct virtio_net_hdr, in the machine's byte order: flags, what was joined, header's
-# length, and the length of each part; the rest is about checksums and not used.
-_VNET = struct.Struct("=BBHHHH")
-HEADER_SIZE = _VNET.size
 _NOTHING = bytes(HEADER_SIZE)
-_JOINED_TCPV4, _JOINED_TCPV6 = 1, 4
 
 _ETHERNET = 14
 _ETHERTYPE = slice(12, 14)
@@ -158,13 +154,13 @@ class Merger:
         packet = frame[HEADER_SIZE:]
         length = len(packet)
         if packet[14] >> 4 == 4:
-            kind, transport = _JOINED_TCPV4, _ETHERNET + 20
+            kind, transport = JOINED_TCPV4, _ETHERNET + 20
             _put(packet, 16, length - _ETHERNET)
             _put(packet, 24, 0)
             _put(packet, 24, 0xFFFF - _sum(packet[14:transport]))
             addresses = _sum(packet[26:34])
         else:
-            kind, transport = _JOINED_TCPV6, _ETHERNET + 40
+            kind, transport = JOINED_TCPV6, _ETHERNET + 40
             _put(packet, 18, length - transport)
             addresses = _sum(packet[22:54])
         # What each part's payload adds up to is what its checksum leaves to be desired.
@@ -174,7 +170,7 @@ class Merger:
         _put(packet, transport + 16, 0)
         whole = addresses + _TCP + length - transport + _sum(packet[transport:start])
         _put(packet, transport + 16, -(whole + payload) % 0xFFFF)
-        frame[:HEADER_SIZE] = _VNET.pack(0, kind, start, size, 0, 0)
+        frame[:HEADER_SIZE] = VNET_HEADER.pack(0, kind, start, size, 0, 0)
 
 
 def _shared_buffer() -> memoryview:

@@ -18,10 +18,11 @@ from __future__ import annotations
 import functools
 import operator
 import struct
-from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import override
+
+from aioioth.wire._opener import Opener, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ def find_key(text: bytes) -> bytes | None:
     return bytes.fromhex(digits[: 2 * KEY_SIZE].decode())
 
 
-class AgnoCipher:
+class AgnoCipher(Opener):
     """Encrypts and decrypts frames; a `aioioth.nested.FrameTransform`.
 
     Args:
@@ -89,7 +90,7 @@ class AgnoCipher:
             modes,
         )
 
-        self.drops: Counter[str] = Counter()
+        super().__init__()
         self._clock = clock
         self._random = random
         self._ethertype = ethertype
@@ -123,40 +124,26 @@ class AgnoCipher:
             (frame[:12], shown_type, self._encrypt_header(header), encrypted)
         )
 
-    def incoming(self, frame: memoryview) -> Buffer | None:
-        """Return a frame, decrypted; None if it is not for this key, or not now.
-
-        Args:
-            frame: Any bytes.
-        """
-        try:
-            return self._open(frame)
-        except _RefusedError as refused:
-            self.drops[refused.cause] += 1
-            return None
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to release."""
-
     @override
     def __repr__(self) -> str:
         return "<AgnoCipher>"  # without the key
 
+    @override
     def _open(self, frame: memoryview) -> bytes:
         start = _ETHERNET + _BLOCK
         if frame.nbytes < start:
-            raise _RefusedError(_UNDECIPHERABLE)
+            raise RefusedError(_UNDECIPHERABLE)
         header = self._decrypt_header(frame[_ETHERNET:start])
         own_type, padding, _, mark, then, _ = _HEADER.unpack(header)
         if mark != _MARK:
-            raise _RefusedError(_UNDECIPHERABLE)
+            raise RefusedError(_UNDECIPHERABLE)
         age = (int(self._clock()) - then - _NEWEST) & 0xFFFFFFFF
         if age > _OLDEST - _NEWEST:
-            raise _RefusedError(_STALE)
+            raise RefusedError(_STALE)
         # A network may have made a short frame longer, up to Ethernet's 60 bytes.
         body = frame[start : frame.nbytes - (frame.nbytes - start) % _BLOCK]
         if padding >= _BLOCK or padding > body.nbytes:
-            raise _RefusedError(_MALFORMED)
+            raise RefusedError(_MALFORMED)
         payload = self._decrypt(body)
         if payload:
             first = _combined(payload[:_BLOCK], header, self._last_decrypted)
@@ -177,11 +164,3 @@ def _combined(first: bytes, second: bytes, third: bytes) -> bytes:
     """Return the exclusive or of three blocks."""
     numbers = (int.from_bytes(block, "big") for block in (first, second, third))
     return functools.reduce(operator.xor, numbers).to_bytes(_BLOCK, "big")
-
-
-class _RefusedError(Exception):
-    """A frame is not passed on."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause

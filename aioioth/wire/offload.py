@@ -19,16 +19,25 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["HEADER_SIZE", "NEEDS_CHECKSUM", "Offload"]
+__all__ = [
+    "HEADER_SIZE",
+    "JOINED_TCPV4",
+    "JOINED_TCPV6",
+    "NEEDS_CHECKSUM",
+    "VNET_HEADER",
+    "Offload",
+]
 
 NEEDS_CHECKSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM, in the first byte
-VIRTIO_NET_HDR_GSO_TCPV4 = 1
-VIRTIO_NET_HDR_GSO_TCPV6 = 4
-VIRTIO_NET_HDR_GSO_UDP_L4 = 5
-VIRTIO_NET_HDR_GSO_ECN = 0x80
+JOINED_TCPV4 = 1  # VIRTIO_NET_HDR_GSO_TCPV4, and so on
+JOINED_TCPV6 = 4
+JOINED_UDP = 5
+_JOINED_ECN = 0x80
 
-_VNET_HDR = struct.Struct("=BBHHHH")
-HEADER_SIZE = _VNET_HDR.size
+# struct virtio_net_hdr, in the machine's byte order: flags, what was joined, the length
+# of the headers, the payload of each part, and where a checksum is to be computed.
+VNET_HEADER = struct.Struct("=BBHHHH")
+HEADER_SIZE = VNET_HEADER.size
 
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
@@ -37,8 +46,8 @@ ETH_P_8021AD = 0x88A8
 
 # What a protocol's frames are called when they are joined, and where its checksum is.
 _JOINED: dict[int, tuple[int, ...]] = {
-    socket.IPPROTO_TCP: (VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6),
-    socket.IPPROTO_UDP: (VIRTIO_NET_HDR_GSO_UDP_L4,),
+    socket.IPPROTO_TCP: (JOINED_TCPV4, JOINED_TCPV6),
+    socket.IPPROTO_UDP: (JOINED_UDP,),
 }
 _MIN_HEADER: dict[int, int] = {socket.IPPROTO_TCP: 20, socket.IPPROTO_UDP: 8}
 _CHECKSUM: dict[int, int] = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6}
@@ -73,10 +82,10 @@ class Offload:
             header: In the machine's byte order.
             tag: Bytes that were inserted in the frame since.
         """
-        flags, kind, _, size, start, offset = _VNET_HDR.unpack(header)
+        flags, kind, _, size, start, offset = VNET_HEADER.unpack(header)
         return cls(
             bool(flags & NEEDS_CHECKSUM),
-            kind & ~VIRTIO_NET_HDR_GSO_ECN,
+            kind & ~_JOINED_ECN,
             size,
             start + tag,
             start + tag + offset,

@@ -24,11 +24,12 @@ from __future__ import annotations
 import hmac
 import re
 import struct
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import override
+
+from aioioth.wire._opener import Opener, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ class _Session:
     heard: int = 0  # in milliseconds
 
 
-class Sealer:
+class Sealer(Opener):
     """Seals and opens frames; a `aioioth.nested.FrameTransform`.
 
     Args:
@@ -149,7 +150,7 @@ class Sealer:
             AESGCM,
         )
 
-        self.drops: Counter[str] = Counter()
+        super().__init__()
         self._forged = InvalidTag
         self._aead: Callable[[bytes], _Aead] = AESGCM
         self._key = key
@@ -172,45 +173,31 @@ class Sealer:
         secret = b"".join((_TIME.pack(self._now()), frame[12:]))
         return clear + self._own.encrypt(_nonce(number), secret, clear)
 
-    def incoming(self, frame: memoryview) -> Buffer | None:
-        """Return a frame, opened; None if it is not genuine, fresh and new.
-
-        Args:
-            frame: Any bytes.
-        """
-        try:
-            return self._open(frame)
-        except _RefusedError as refused:
-            self.drops[refused.cause] += 1
-            return None
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to release."""
-
     @override
     def __repr__(self) -> str:
         return f"<Sealer {len(self._sessions)} peers>"  # without the key
 
+    @override
     def _open(self, frame: memoryview) -> bytes:
         if frame.nbytes < _SHORTEST:
-            raise _RefusedError(_NOT_SEALED)
+            raise RefusedError(_NOT_SEALED)
         ethertype, version, name, number = _HEADER.unpack_from(frame, 12)
         if ethertype != ETHERTYPE or version != _VERSION:
-            raise _RefusedError(_NOT_SEALED)
+            raise RefusedError(_NOT_SEALED)
         session = self._sessions.get(name)
         known = session is not None
         if session is None:
             session = _Session(self._session_aead(name))
         elif not session.window.is_new(number):
-            raise _RefusedError(_REPLAYED)
+            raise RefusedError(_REPLAYED)
         try:
             clear, hidden = frame[:_CLEAR], frame[_CLEAR:]
             secret = session.aead.decrypt(_nonce(number), hidden, clear)
         except self._forged:
-            raise _RefusedError(_FORGED) from None
+            raise RefusedError(_FORGED) from None
         now = self._now()
         if abs(now - _TIME.unpack_from(secret)[0]) > _SKEW_MS:
-            raise _RefusedError(_STALE)
+            raise RefusedError(_STALE)
         if not known:
             self._admit(name, session, now)
         session.window.add(number)
@@ -220,9 +207,9 @@ class Sealer:
     def _admit(self, name: bytes, session: _Session, now: int) -> None:
         """Know a session from now on; what came in it was genuine and fresh."""
         if name in self._ours:
-            raise _RefusedError(_REPLAYED)  # it came back to us
+            raise RefusedError(_REPLAYED)  # it came back to us
         if not self._has_room(now):
-            raise _RefusedError(_TOO_MANY)
+            raise RefusedError(_TOO_MANY)
         self._sessions[name] = session
 
     def _begin_session(self) -> None:
@@ -257,11 +244,3 @@ class Sealer:
 
 def _nonce(number: int) -> bytes:
     return number.to_bytes(12, "big")
-
-
-class _RefusedError(Exception):
-    """A frame is not passed on."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause

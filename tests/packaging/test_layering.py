@@ -70,7 +70,7 @@ PERMITTED = [
     ),
     (OURS / "abc.py", set()),
     (OURS / "_pump.py", {"aioioth.abc", "aioioth._merging"}),
-    (OURS / "_merging.py", set()),
+    (OURS / "_merging.py", {"aioioth.wire"}),
     (OURS / "_attachment.py", {"aioioth.abc", "aioioth.errors"}),
     (OURS / "_drain.py", set()),
     (OURS / "_keeper" / "helper.py", set()),

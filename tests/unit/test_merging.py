@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, strategies as st
 
-from aioioth._merging import HEADER_SIZE, Merger
+from aioioth._merging import Merger
+from aioioth.wire.offload import HEADER_SIZE
 
 V4 = socket.inet_aton("10.0.0.1") + socket.inet_aton("10.0.0.2")
 V6 = socket.inet_pton(socket.AF_INET6, "fd00::1") + socket.inet_pton(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aioioth.errors import BrokenTransportError
 from aioioth.learning import LearningTable
 from aioioth.wire.vxlan import HEADER_SIZE
-from aioioth_transports.udp import (
+from aioioth_transports._udp import (
     BUFFER_SIZE,
     MAX_FRAME,
     MIN_FRAME,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from aioioth.vnl import Address
-    from aioioth_transports.udp import SocketAddress
+    from aioioth_transports._udp import SocketAddress
 
 OPTIONS = ("port", "vni", "ttl", "rcvbuf", "hashsize", "expiretime", "if")
 FLAGS = ("v4", "v6")
@@ -153,7 +153,7 @@ class Group:
         return await look_up(self.vnl, self.host, self.port, self.family)
 
     def open_socket(self, family: int) -> socket.socket:
-        """Open a socket; see `aioioth_transports.udp.open_socket`."""
+        """Open a socket; see `aioioth_transports._udp.open_socket`."""
         sock = open_socket(self.vnl, family, self.receive_buffer)
         if family == socket.AF_INET:
             # 0 is no time to live for a datagram, but it is for one to a group: it

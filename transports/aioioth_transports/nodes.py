@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import grp
 import os
 import pwd
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, ClassVar
 from aioioth.errors import BrokenTransportError, ConfigurationError
 from aioioth.switch import Switch
 from aioioth.vnl import parse_bracket
+from aioioth_transports._groups import find_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ class _Settings:
             forwarding,
             address.octal("mode", 0o600),
             dirmode if "dirmode" in address.options else None,
-            _find_group(address),
+            find_group(address, "grp"),
             ageing,
             capacity,
         )
@@ -244,13 +244,3 @@ def _default_directory() -> str:
 
 def _is_ours(directory: str) -> bool:
     return Path(directory).lstat().st_uid == os.geteuid()
-
-
-def _find_group(address: Address) -> int | None:
-    name = address.options.get("grp")
-    if name is None:
-        return None
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        address.refuse("grp", f"grp: this system has no group {name!r}")

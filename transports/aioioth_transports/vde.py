@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import grp
 import itertools
 import os
 import re
@@ -30,6 +29,7 @@ from aioioth.errors import (
 )
 from aioioth.vnl import parse_bracket
 from aioioth.wire import vde
+from aioioth_transports._groups import find_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ class VdeTransport:
         self._portgroup = _find_portgroup(parsed, "portgroup")
         if self._portgroup is None and not is_number:
             self._portgroup = _find_portgroup(parsed, "")
-        self._group = _find_group(parsed)
+        self._group = find_group(parsed, "group")
         self._mode = parsed.octal("mode", 0) if "mode" in options else None
 
     async def open(self, label: str) -> VdePlug:
@@ -304,16 +304,6 @@ def _find_portgroup(address: Address, option: str) -> str | None:
     if name is not None and (name in {"", ".", ".."} or "/" in name):
         address.refuse(option, "port group: expected a file's name, without '/'")
     return name
-
-
-def _find_group(address: Address) -> int | None:
-    name = address.options.get("group")
-    if name is None:
-        return None
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        address.refuse("group", f"group: this system has no group {name!r}")
 
 
 class _DataName:

@@ -34,12 +34,12 @@ from aioioth_transports._multicast import (
     is_group,
     on_interface,
 )
-from aioioth_transports.udp import any_address, bind, family_of, look_up
+from aioioth_transports._udp import any_address, bind, family_of, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioioth_transports.udp import SocketAddress
+    from aioioth_transports._udp import SocketAddress
 
 _PORT = 4789  # IANA's
 

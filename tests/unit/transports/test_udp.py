@@ -17,7 +17,7 @@ import aioioth
 from aioioth import abc
 from aioioth.errors import BrokenTransportError, ConfigurationError, VnlError
 from aioioth.testing import cancel_everywhere
-from aioioth_transports import udp
+from aioioth_transports import _udp
 from aioioth_transports.udp import UdpPlug, UdpTransport
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ async def test_a_name_that_nobody_knows_is_not_waited_for(
         return original(*args)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    monkeypatch.setattr(udp, "_LOOKUP_SECONDS", 0.01)
+    monkeypatch.setattr(_udp, "_LOOKUP_SECONDS", 0.01)
     try:
         with pytest.raises(BrokenTransportError, match="no answer within") as caught:
             await UdpTransport("5001->localhost:5002").open("me")
