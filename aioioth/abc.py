@@ -16,6 +16,7 @@ Plug-ins may import this module, `aioioth.errors`, `aioioth.vnl`, `aioioth.netwo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CountsDrops",
     "FrameTransport",
+    "Junction",
+    "KernelTransport",
+    "NewInterface",
     "Plug",
     "SignalsRoom",
     "Space",
@@ -128,6 +132,91 @@ class FrameTransport(Protocol):
 
         Args:
             label: Who is plugging in, for the network's own listings.
+
+        Raises:
+            BrokenTransportError: The network cannot be reached.
+
+        Cancellation:
+            Must leave nothing behind.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NewInterface:
+    """An interface that a `Junction` shall make in a stack.
+
+    Attributes:
+        name: Its name in the stack.
+        index: Its number there, as in ``ip link``; free.
+        mtu: In bytes, headers not counted.
+        mac: As ``02:00:00:00:00:01``; None for one that the kernel makes up.
+        namespace: Descriptor of the stack's network namespace. It stays the stack's.
+        open_socket: Opens a socket in the stack; see `Space.socket`.
+    """
+
+    name: str
+    index: int
+    mtu: int
+    mac: str | None
+    namespace: int
+    open_socket: Callable[[int, int, int], socket.socket]
+
+
+class Junction(Protocol):
+    """The open end of a network inside the kernel, good for one interface."""
+
+    @property
+    def kind(self) -> str:
+        """What its interface is for the kernel: ``veth``, ``macvlan``, ..."""
+        ...
+
+    @property
+    def mtu(self) -> int:
+        """Largest payload in bytes, as in ``ip link``: headers not counted."""
+        ...
+
+    async def make(self, wanted: NewInterface, /) -> None:
+        """Make the interface in the stack, up and on the network. Called once.
+
+        Raises:
+            NetlinkError: The kernel refused.
+
+        Cancellation:
+            The interface may be there; whoever called takes it away.
+        """
+        ...
+
+    async def set_carrier(self, *, on: bool) -> None:
+        """Pull the cable out of the interface, or plug it in again.
+
+        Raises:
+            ConfigurationError: This kind of interface cannot do that.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave the network at once. Idempotent, never waits, never raises.
+
+        The interface goes with its stack, or is deleted by whoever called. Also called
+        in a forked child, for its copies of the descriptors.
+        """
+        ...
+
+
+@runtime_checkable
+class KernelTransport(FrameTransport, Protocol):
+    """A way to a network that leads through the kernel: no frame enters the program.
+
+    `open` gives the same network as frames, to cables and whatever else needs them; it
+    raises BrokenTransportError if that cannot be had.
+    """
+
+    async def join(self, label: str, /) -> Junction:
+        """Reach the network, for one interface of a stack.
+
+        Args:
+            label: Who is plugging in.
 
         Raises:
             BrokenTransportError: The network cannot be reached.
