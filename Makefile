@@ -25,9 +25,7 @@ check: $(VENV)/dev.stamp
 	. $(BIN)/activate && pyright --verifytypes aioioth_transports --ignoreexternal
 
 bench: $(VENV)/dev.stamp peers
-	$(BIN)/python benchmarks/streams.py
-	$(BIN)/python benchmarks/pump.py
-	$(BIN)/python benchmarks/transports.py
+	$(BIN)/python -m benchmarks --output docs
 
 # The programs that the tests of interoperability and the benchmarks talk to.
 peers:
@@ -38,10 +36,13 @@ $(VENV)/demo.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml
+$(VENV)/dev.stamp: pyproject.toml $(wildcard speedups/src/*)
 	@sh tests/new-environment "$(PYTHON)" "$(VENV)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-deps ./speedups || \
+	    echo "aioioth-speedups is left out: it takes a C compiler and Python's headers"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	    speedups/build speedups/*.egg-info speedups/aioioth_speedups/*.so

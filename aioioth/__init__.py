@@ -6,6 +6,7 @@
 Where things are:
 
 * `aioioth.stack`, `aioioth.interfaces`, `aioioth.events`: the stack and what it has
+* `aioioth.bulk`: many stacks at once
 * `aioioth.streams`, `aioioth.endpoints`: asyncio's calls on a stack
 * `aioioth.anyio`: anyio's, for trio too
 * `aioioth.default`, `aioioth.runners`: a default stack for code that knows of none
@@ -14,6 +15,7 @@ Where things are:
 * `aioioth.names`: what a name means in a stack
 * `aioioth.processes`: programs in a stack
 * `aioioth.netlink`: pyroute2 on a stack, on any event loop
+* `aioioth.bridge`: a network inside the kernel, shared by programs
 * `aioioth.switch`: a learning switch inside the process
 * `aioioth.cable`: joins any two networks
 * `aioioth.errors`: every error, as a tree
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from aioioth import errors
 from aioioth._background import stacks
+from aioioth.bulk import open_stacks
 from aioioth.cable import Cable, CableStats
 from aioioth.default import current_stack
 from aioioth.events import (
@@ -65,6 +68,7 @@ __all__ = [
     "guard",
     "new_event_loop",
     "open_connection",
+    "open_stacks",
     "run",
     "stacks",
     "start_server",

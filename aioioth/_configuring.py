@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from aioioth import _iproute
 from aioioth._background import carried
 from aioioth._settings import Settings, parse_ip
 from aioioth.errors import ConfigurationError
@@ -133,11 +132,7 @@ class StackConfiguring:
             ConfigurationError: It is no address with a prefix length.
         """
         self.check_usable()
-        parsed = parse_ip(address)
-        parts = self._own_parts()
-        if parsed.version == 6 and dev in parts.interfaces:
-            await _iproute.add_link_local(parts.netlink, dev)
-        await _iproute.change_address(self._own_parts().netlink, "add", parsed, dev)
+        await self._own_parts().change_address("add", parse_ip(address), dev)
 
     @carried
     async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
@@ -148,9 +143,7 @@ class StackConfiguring:
             ConfigurationError: It is no address with a prefix length.
         """
         self.check_usable()
-        await _iproute.change_address(
-            self._own_parts().netlink, "del", parse_ip(address), dev
-        )
+        await self._own_parts().change_address("del", parse_ip(address), dev)
 
     @carried
     async def add_route(
@@ -168,9 +161,7 @@ class StackConfiguring:
             ConfigurationError: The destination is no network.
         """
         self.check_usable()
-        await _iproute.change_route(
-            self._own_parts().netlink, "add", destination, via, dev
-        )
+        await self._own_parts().change_route("add", destination, via, dev)
 
     @carried
     async def del_route(
@@ -183,9 +174,7 @@ class StackConfiguring:
             ConfigurationError: The destination is no network.
         """
         self.check_usable()
-        await _iproute.change_route(
-            self._own_parts().netlink, "del", destination, via, dev
-        )
+        await self._own_parts().change_route("del", destination, via, dev)
 
     @carried
     async def sysctl(self, name: str, value: str | int) -> None:

@@ -11,6 +11,7 @@ from aioioth._manager import running_manager
 from aioioth.errors import ClosedError
 
 if TYPE_CHECKING:
+    from aioioth._manager import Home
     from aioioth._namespace import Namespace
 
 # With hundreds of stacks on one network, what IPv6 says by itself drowns the network:
@@ -25,10 +26,17 @@ _SYSCTLS = (
 )
 
 
-async def open_netns(label: str) -> Namespace:
-    """Make a network namespace; the kind ``netns``, also called ``vdestack``."""
-    manager = await running_manager()
-    return await manager.namespace(label, _SYSCTLS)
+async def open_netns(label: str, home: Home | None = None) -> Namespace:
+    """Make a network namespace; the kind ``netns``, also called ``vdestack``.
+
+    Args:
+        label: Whose it is, for messages.
+        home: The user namespace to make it in; None: the program's own.
+    """
+    if home is None:
+        manager = await running_manager()
+        home = await manager.settle()
+    return await home.namespace(label, _SYSCTLS)
 
 
 async def open_kernel(label: str) -> HostSpace:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from aioioth import _speedups
 from aioioth._attachment import Attachment
 from aioioth._fork import forget_in_children
 from aioioth._linux.sockets import unsent
 from aioioth._pump import DEVICE_DROPS, PLUG_DROPS, Counters, Pump
+from aioioth.abc import CarriesOffloads, FrameSocket
 from aioioth.errors import ClosedError, WrongLoopError
 from aioioth.events import CarrierDown, CarrierUp
 
@@ -138,7 +140,8 @@ class Link:
 
     def plugged(self, plug: Plug) -> None:
         """Move frames both ways; see `aioioth._attachment.Owner`."""
-        self._set_carrier(on=True)
+        compiled = isinstance(plug, FrameSocket) and _speedups.are_there()
+        offloads = self._set_offloads(on=compiled or isinstance(plug, CarriesOffloads))
         sending = Pump(
             self._loop,
             self.device,
@@ -158,6 +161,11 @@ class Link:
             self._on_broken,
         )
         self._pumps = sending, receiving
+        if offloads and isinstance(plug, CarriesOffloads):
+            self._carry_offloads(plug, receiving)
+        elif offloads and isinstance(plug, FrameSocket):
+            self._speed_up(plug.frame_socket(), plug.mtu)
+        self._set_carrier(on=True)
         for pump in self._pumps:
             pump.start()
 
@@ -185,6 +193,28 @@ class Link:
         self._attachment.close()
         _log.warning("%s: interface %s is gone: %s", self._label, self.name, error)
         self._notify(CarrierDown(self.name, f"the interface is gone: {error}"))
+
+    def _carry_offloads(self, plug: CarriesOffloads, receiving: Pump) -> None:
+        if plug.carry_offloads(receiving.deliver):
+            for pump in self._pumps:
+                pump.carry_headers()
+        else:
+            self._set_offloads(on=False)
+
+    def _speed_up(self, frame_socket: int, mtu: int) -> None:
+        sending, receiving = self._pumps
+        device = self.device.fileno()
+        sending.use(_speedups.make_sender(device, frame_socket, PLUG_DROPS))
+        receiving.use(_speedups.make_receiver(frame_socket, device, DEVICE_DROPS, mtu))
+
+    def _set_offloads(self, *, on: bool) -> bool:
+        """Have the stack leave work to the network, or not; returns what it does."""
+        if on != self.device.offloads:
+            try:
+                self.device.set_offloads(on=on, buffer=self._buffer)
+            except OSError as error:  # the interface was deleted meanwhile
+                _log.warning("%s: offloads of %s: %s", self._label, self.name, error)
+        return self.device.offloads
 
     def _set_carrier(self, *, on: bool) -> None:
         if on == self._carrier:

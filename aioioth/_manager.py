@@ -62,6 +62,23 @@ def calling_place() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
+@dataclass(frozen=True)
+class Home:
+    """A user namespace as one event loop reaches it: where stacks are made.
+
+    Attributes:
+        keeper: For sockets.
+        channel: For all that may have to wait.
+    """
+
+    keeper: Keeper
+    channel: Channel
+
+    async def namespace(self, label: str, sysctls: Sequence[str]) -> Namespace:
+        """Make a network namespace; see `Namespace.make`."""
+        return await Namespace.make(label, sysctls, self.keeper, self.channel)
+
+
 class Manager:
     """Owns the stacks and cables of one event loop and holds the keeper for them.
 
@@ -76,8 +93,8 @@ class Manager:
         # In the order of opening, with the warning if it is never closed.
         self._owned: dict[Owned[Any], type[Warning]] = {}
         _keeper.hold()
-        self._channel = Channel(_keeper)
-        forget_in_children(self._channel)
+        self.home = Home(_keeper, Channel(_keeper))
+        forget_in_children(self.home.channel)
         self._lifetime = self._until_loop_ends()
 
     @property
@@ -89,15 +106,20 @@ class Manager:
         """Arrange to be closed when the loop ends."""
         await anext(self._lifetime)
 
-    async def namespace(self, label: str, sysctls: Sequence[str]) -> Namespace:
-        """Make a network namespace; see `Namespace.make`."""
+    async def settle(self) -> Home:
+        """Return the program's own home, when there is a user namespace.
+
+        Raises:
+            MissingPrivilegeError: The kernel refused; the message says what to do.
+            KeeperError: The keeper cannot be started.
+        """
         if not _keeper.remembers:
             # Without it, a keeper that has to be replaced could not go on with our
             # namespaces. There is none where privileges make it unnecessary.
-            found = await self._channel.ask(messages.USER_NAMESPACE, b"", (), wanted=0)
-            for user_namespace in found:
+            ask = self.home.channel.ask
+            for user_namespace in await ask(messages.USER_NAMESPACE, b"", (), wanted=0):
                 _keeper.remember(user_namespace)
-        return await Namespace.make(label, sysctls, _keeper, self._channel)
+        return self.home
 
     async def attach(
         self,
@@ -120,20 +142,36 @@ class Manager:
             KeeperError: The keeper cannot be started.
         """
         with ExitStack() as meanwhile:
-            keeper, channel = _keeper, self._channel
+            keeper, channel = _keeper, self.home.channel
             if user_namespace is not None:
-                keeper = _hold_keeper(user_namespace)
-                meanwhile.callback(keeper.release)
-                channel = Channel(keeper)
-                forget_in_children(channel)
-                undo.callback(channel.close)
+                home = self.enter_home(user_namespace, meanwhile)
+                keeper, channel = home.keeper, home.channel
             # Starts the keeper without holding up the loop, as a socket would.
             found = await channel.ask(messages.USER_NAMESPACE, b"", (), wanted=0)
             for descriptor in found:
                 os.close(descriptor)
             space = Namespace(os.dup(namespace), label, keeper, channel)
+            undo.push(meanwhile.pop_all())
         undo.callback(space.close)
         return space
+
+    def enter_home(self, user_namespace: int, undo: ExitStack) -> Home:
+        """Return the way into a user namespace: the program's own, or another's.
+
+        If the program has none yet, this one becomes its own.
+
+        Args:
+            user_namespace: Its descriptor; copied.
+            undo: Gets what the home needs as long as it is used.
+        """
+        keeper = _hold_keeper(user_namespace)
+        undo.callback(keeper.release)
+        if keeper is self.home.keeper:
+            return self.home
+        channel = Channel(keeper)
+        forget_in_children(channel)
+        undo.callback(channel.close)
+        return Home(keeper, channel)
 
     def add(self, owned: Owned[Any], unclosed: type[Warning]) -> None:
         """Own an open stack or cable until `discard`.
@@ -158,7 +196,7 @@ class Manager:
         forgotten = dict(self._owned)
         for owned in reversed(forgotten):
             owned.close()
-        self._channel.close()
+        self.home.channel.close()
         _keeper.release()
         for owned, unclosed in forgotten.items():
             warnings.warn_explicit(
@@ -207,7 +245,8 @@ def _hold_keeper(user_namespace: int) -> Keeper:
     wanted = identity(user_namespace)
     with _managers_lock:
         ours = _keeper.user_namespace
-        if ours is not None and identity(ours) == wanted:
+        is_free = ours is None and _keeper.pid is None
+        if is_free or (ours is not None and identity(ours) == wanted):
             keeper = _keeper
         else:
             keeper = _foreign.get(wanted) or Keeper()

@@ -92,6 +92,18 @@ class Merger:
         buffer[HEADER_SIZE:end] = frame
         return self._write(buffer[:end])
 
+    def send_whole(self, frame: memoryview, /) -> int | None:
+        """Write a frame that has a virtio header, or have it wait if that is empty.
+
+        Raises:
+            OSError: This frame could not be written.
+        """
+        if frame[0] or frame[1]:
+            if self._end:
+                self.finish()
+            return self._write(frame)
+        return self.send(frame[HEADER_SIZE:])
+
     def _append(self, frame: memoryview, head: int, length: int) -> int:
         self._sums += (head & self._tcp_mask) % 0xFFFF
         end = self._end + self._size

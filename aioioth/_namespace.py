@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from aioioth._fd import OwnedFd
 from aioioth._fork import forget_in_children
-from aioioth._keeper import messages
+from aioioth._keeper import messages, orders
 from aioioth._linux.sockets import sockets_of
 from aioioth._spares import SpareSockets
 from aioioth.errors import ClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from aioioth._keeper.client import Channel, Keeper
+    from aioioth._keeper.orders import Order
+
+# What fits into a message to the keeper, with room for the largest order.
+_ORDERS_BYTES = messages.MAX_MESSAGE // 2
 
 
 class Namespace:
@@ -31,6 +35,9 @@ class Namespace:
         label: Whose it is, for messages.
         keeper: For sockets. Held until this is closed.
         channel: For all that may have to wait.
+
+    Attributes:
+        keeper: As given.
     """
 
     def __init__(
@@ -38,7 +45,7 @@ class Namespace:
     ) -> None:
         self._fd = OwnedFd(descriptor, label)
         self._label = label
-        self._keeper = keeper
+        self.keeper = keeper
         self._channel = channel
         self._spares = SpareSockets(channel.loop)
         self._lock = threading.Lock()
@@ -71,7 +78,7 @@ class Namespace:
 
     async def sibling(self, label: str, sysctls: Sequence[str]) -> Namespace:
         """Make another namespace beside this one; see `make`."""
-        return await self.make(label, sysctls, self._keeper, self._channel)
+        return await self.make(label, sysctls, self.keeper, self._channel)
 
     def fileno(self) -> int:
         """Return the namespace's descriptor.
@@ -86,7 +93,7 @@ class Namespace:
     @property
     def user_namespace(self) -> int | None:
         """Descriptor of the user namespace that owns it; None: that is the host's."""
-        return self._keeper.user_namespace
+        return self.keeper.user_namespace
 
     def socket(self, family: int, kind: int, protocol: int) -> socket.socket:
         """Open a non-blocking socket in the namespace, from any thread.
@@ -102,7 +109,7 @@ class Namespace:
             descriptor, count = self._spares.take(wanted)
             if descriptor is None:
                 body = messages.pack_socket(*wanted, count)
-                made = self._keeper.ask(messages.SOCKET, body, [namespace], wanted=1)
+                made = self.keeper.ask(messages.SOCKET, body, [namespace], wanted=1)
                 descriptor = made.pop()
                 self._spares.keep(wanted, made)
         finally:
@@ -136,6 +143,34 @@ class Namespace:
         self._spares.drop()  # a socket keeps some settings of the time it was made
         with self._in_use() as descriptor:
             await self._channel.ask(messages.SYSCTL, body, [descriptor], wanted=0)
+
+    async def carry_out(self, wanted: Sequence[Order], *others: int) -> None:
+        """Have the kernel do things in the namespace; see `aioioth._keeper.orders`.
+
+        Args:
+            wanted: What to do; namespace 0 is this one.
+            *others: Descriptors of further ones, from number 1.
+
+        Raises:
+            RefusedError: The kernel refused one; those before it are done.
+        """
+        with self._in_use() as descriptor:
+            for first, body in _parcels(wanted):
+                try:
+                    await self._channel.ask(
+                        messages.ORDERS, body, [descriptor, *others], wanted=0
+                    )
+                except orders.RefusedError as error:
+                    error.number += first
+                    raise
+
+    def tell(self, wanted: Sequence[Order]) -> None:
+        """Have the kernel do things soon, and do not wait for it; never raises."""
+        if self._closed or not wanted:
+            return
+        with self._in_use() as descriptor:
+            for _, body in _parcels(wanted):
+                self._channel.tell(messages.ORDERS, body, [descriptor])
 
     def sockets(self) -> list[int]:
         """Return the descriptors of this process that are sockets in the namespace."""
@@ -181,4 +216,15 @@ class Namespace:
             last = not self._users
         if last:
             self._fd.close()
-            self._keeper.release()
+            self.keeper.release()
+
+
+def _parcels(wanted: Sequence[Order]) -> Iterator[tuple[int, bytes]]:
+    """Return orders by the message, each with the number of its first one."""
+    first, body = 0, b""
+    for number, order in enumerate(wanted):
+        if len(body) > _ORDERS_BYTES:
+            yield first, body
+            first, body = number, b""
+        body += orders.pack([order])
+    yield first, body

@@ -12,6 +12,7 @@ import errno
 import os
 from pathlib import Path
 
+from aioioth._keeper import messages, orders
 from aioioth.errors import MissingPrivilegeError
 
 TUN = "opening /dev/net/tun"
@@ -121,6 +122,10 @@ def explain(step: str, code: int) -> OSError:
         return MissingPrivilegeError("making a network namespace", advice, errno=code)
     if step == TUN:
         return MissingPrivilegeError(TUN, tun_advice(code), errno=code)
+    kind, _, rest = step.partition(" ")
+    if kind == messages.ORDER:
+        number, _, text = rest.partition(" ")
+        return orders.RefusedError(code, int(number), text)
     reason = os.strerror(code)
     # A socket's error must look as if socket() itself had raised it.
     return OSError(code, reason if step == "socket" else f"{step}: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -10,19 +11,23 @@ from aioioth import _iproute
 from aioioth._attached import RemoteLink
 from aioioth._drain import drain
 from aioioth._fork import forget_in_children
+from aioioth._iproute import control_socket
+from aioioth._kinds import open_netns
+from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
 from aioioth._sharing import Sharing
-from aioioth._wiring import Wiring
-from aioioth.errors import ConfigurationError
+from aioioth._wiring import Wiring, reach
+from aioioth.errors import ConfigurationError, NetlinkError
 from aioioth.interfaces import Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from aioioth._manager import Manager
-    from aioioth._settings import Settings
+    from aioioth._iproute import Request
+    from aioioth._manager import Home, Manager
+    from aioioth._settings import IPInterface, Settings
     from aioioth._sharing import Description, Shared
-    from aioioth.abc import Plug, Space, StackKind
+    from aioioth.abc import Junction, Plug, Space, StackKind
     from aioioth.events import Event
     from aioioth.netlink import Netlink
 
@@ -33,21 +38,20 @@ class Running:
     Attributes:
         manager: Owner of the stack, one for each event loop.
         space: Where its sockets are made.
-        netlink: Its netlink.
         wiring: Its interfaces; None if they are not ours to make.
         inherited: Whether this is a forked child's copy: the parent owns everything but
             the space.
     """
 
-    def __init__(self, manager: Manager, space: Space, netlink: Netlink) -> None:
+    def __init__(self, manager: Manager, space: Space) -> None:
         self.manager = manager
         self.space = space
-        self.netlink = netlink
+        self._netlink: Netlink | None = None
         self.wiring: Wiring | None = None
         self.inherited = False
         self._remote: dict[str, Interface] = {}
         self._sharing: Sharing | None = None
-        self._undo = ExitStack()
+        self._guest: ExitStack | None = None  # what an attached stack needs besides
         forget_in_children(self)
 
     @classmethod
@@ -63,33 +67,30 @@ class Running:
         # Everything is undone by the ExitStack, synchronously and in reverse, so that
         # no cancellation can come in between.
         with ExitStack() as undo:
-            plugs: list[Plug] = []
+            ways: list[Plug | Junction] = []
             # The networks first: what is wrong there is found before anything is made.
             for wanted in settings.interfaces:
-                plug = await wanted.transport.open(label)
-                undo.callback(plug.close)
-                wanted.mtu_on(plug)
-                plugs.append(plug)
-            space = await kind(label)
+                way = await reach(wanted.transport, label)
+                undo.callback(way.close)
+                wanted.mtu_on(way)
+                ways.append(way)
+            space = await _make_space(kind, label, ways)
             undo.callback(space.close)
-            # Not at the top: pyroute2 takes longer to import than all the rest.
-            from aioioth.netlink import Netlink
-
-            netlink = Netlink(space)
-            undo.callback(netlink.close)
-            if settings.interfaces and not isinstance(space, Namespace):
+            if ways and not isinstance(space, Namespace):
                 msg = f"{label}: its kind has interfaces of its own, leave out VNLs"
                 raise ConfigurationError(msg)
-            running = cls(manager, space, netlink)
+            running = cls(manager, space)
             if isinstance(space, Namespace):
                 running.wiring = wiring = Wiring(
-                    label, space, netlink, manager.buffer, settings.device, notify
+                    label, space, manager.buffer, settings.device, notify
                 )
                 undo.callback(wiring.close)
-                for wanted, plug in zip(settings.interfaces, plugs, strict=True):
-                    await wiring.add(wanted, plug)
-            await running._address(settings)
-            running._undo = undo.pop_all()
+                for wanted, way in zip(settings.interfaces, ways, strict=True):
+                    await wiring.add(wanted, way)
+                requests = wiring.addresses(settings.addresses)
+                requests += wiring.default_routes(settings.gateways)
+                await _iproute.carry_out(space, requests)
+            undo.pop_all()
         return running
 
     @classmethod
@@ -99,17 +100,32 @@ class Running:
             space = await manager.attach(
                 label, shared.namespace, shared.user_namespace, undo
             )
-            from aioioth.netlink import Netlink
-
-            netlink = Netlink(space)
-            undo.callback(netlink.close)
-            running = cls(manager, space, netlink)
+            running = cls(manager, space)
             for each in shared.description.interfaces:
                 running._remote[each.name] = Interface(
-                    each.name, each.vnl, RemoteLink(each, space), netlink
+                    each.name, each.vnl, RemoteLink(each, space), space
                 )
-            running._undo = undo.pop_all()
+            running._guest = undo.pop_all()
         return running
+
+    @property
+    def netlink(self) -> Netlink:
+        """The stack's netlink, opened on first use.
+
+        Raises:
+            ClosedError: The stack is closed.
+        """
+        if self._netlink is None:
+            # Not at the top: pyroute2 takes longer to import than all the rest.
+            from aioioth.netlink import Netlink
+
+            self._netlink = Netlink(self.space)
+        return self._netlink
+
+    @property
+    def own_sockets(self) -> tuple[int, ...]:
+        """Descriptors of sockets in the stack that are ours and not the user's."""
+        return () if self._netlink is None else (self._netlink.fileno(),)
 
     @property
     def interfaces(self) -> Mapping[str, Interface]:
@@ -123,7 +139,6 @@ class Running:
             raise ConfigurationError(msg)
         if self._sharing is None:
             self._sharing = Sharing(self.space, describe)
-            self._undo.callback(self._sharing.close)
         return self._sharing.address
 
     async def drain(self) -> None:
@@ -133,7 +148,13 @@ class Running:
 
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises."""
-        self._undo.close()
+        if not self.inherited:
+            for part in (self._sharing, self._netlink, self.wiring):
+                if part is not None:
+                    part.close()
+            if self._guest is not None:
+                self._guest.close()
+        self.space.close()
 
     def forget_in_child(self) -> None:
         """Keep the space alone after a fork: what opens sockets goes on working.
@@ -142,18 +163,38 @@ class Running:
         without a warning, since it is the parent that shall close the stack.
         """
         self.inherited = True
-        self._undo.pop_all()
-        self._undo.callback(self.space.close)
+        if self._guest is not None:
+            self._guest.pop_all()
         weakref.finalize(self, self.space.close)
 
-    async def _address(self, settings: Settings) -> None:
-        for name, address in settings.addresses:
-            await _iproute.change_address(self.netlink, "add", address, name)
-        for gateway in settings.gateways:
-            everything = "0.0.0.0/0" if gateway.address.version == 4 else "::/0"
-            await _iproute.change_route(
-                self.netlink, "add", everything, str(gateway.address), gateway.interface
-            )
+    async def change_address(
+        self, command: str, address: IPInterface, dev: str
+    ) -> None:
+        """Do ``ip address COMMAND ADDRESS dev DEV``; see `Stack.add_address`."""
+        words = f"ip address {command} {address} dev {dev}"
+        requests: list[Request] = []
+        try:
+            with control_socket(self.space) as control:
+                index = netdevice.interface_index(control, dev)
+                is_up = netdevice.interface_is_up(control, dev)
+                if command == "add" and address.version == 6 and dev in self.interfaces:
+                    mac = netdevice.interface_mac(control, dev)
+                    requests += _iproute.add_link_local(dev, index, mac, is_up=is_up)
+        except OSError as error:
+            raise NetlinkError(error.errno or errno.ENODEV, words) from error
+        requests += _iproute.change_address(command, address, dev, index, is_up=is_up)
+        await _iproute.carry_out(self.space, requests)
+
+    async def change_route(
+        self, command: str, destination: str, via: str | None, dev: str | None
+    ) -> None:
+        """Do ``ip route COMMAND ...``; see `Stack.add_route`."""
+        index = None
+        request = _iproute.change_route(command, destination, via, dev, None)
+        if dev is not None:
+            index = _iproute.find_index(self.space, dev, request.words)
+            request = _iproute.change_route(command, destination, via, dev, index)
+        await _iproute.carry_out(self.space, [request])
 
     async def sysctl(self, name: str, value: str | int) -> None:
         """Write a sysctl; see `Stack.sysctl`."""
@@ -165,3 +206,17 @@ class Running:
             msg = f"{name!r} is no sysctl of a stack: they begin with 'net.'"
             raise ConfigurationError(msg)
         await self.space.sysctl(path, value)
+
+
+async def _make_space(
+    kind: StackKind, label: str, ways: Sequence[Plug | Junction]
+) -> Space:
+    """Make the space of a stack, where the networks are that it is to reach."""
+    homes: set[Home | None] = {getattr(way, "home", None) for way in ways} - {None}
+    if not homes:
+        return await kind(label)
+    if kind is not open_netns:
+        msg = f"{label}: only stacks of the kind 'netns' can be on a bridge"
+        raise ConfigurationError(msg)
+    [home] = homes  # all bridges of a user are in the same user namespace
+    return await open_netns(label, home)

@@ -15,7 +15,7 @@ from aioioth.networks import find_network
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aioioth.abc import FrameTransport, Plug
+    from aioioth.abc import FrameTransport, Junction, Plug
     from aioioth.networks import Network
 
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -25,7 +25,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 MAX_NAME = 15
 MIN_MTU = 68
 MIN_IPV6_MTU = 1280
-MAX_MTU = 65517
+MAX_MTU = 65535
 DEFAULT_MTU = 1500
 
 _DEVICES = (None, "tap", "packet")
@@ -58,18 +58,18 @@ class InterfaceSettings:
     mac: str | None
     ipv6: bool
 
-    def mtu_on(self, plug: Plug) -> int:
-        """Return the MTU to set on a network that carries ``plug.mtu``.
+    def mtu_on(self, way: Plug | Junction) -> int:
+        """Return the MTU to set on a network that carries ``way.mtu``.
 
         Raises:
             ConfigurationError: More was asked for than the network carries.
         """
         if self.mtu is None:
-            mtu = min(DEFAULT_MTU, plug.mtu)
+            mtu = min(DEFAULT_MTU, way.mtu)
             return _parse_mtu(mtu, self.name, ipv6=self.ipv6) or mtu
-        if self.mtu > plug.mtu:
+        if self.mtu > way.mtu:
             msg = (
-                f"mtu={self.mtu} for {self.name}: {self.vnl} carries {plug.mtu} at most"
+                f"mtu={self.mtu} for {self.name}: {self.vnl} carries {way.mtu} at most"
             )
             raise ConfigurationError(msg)
         return self.mtu

@@ -8,13 +8,18 @@ import socket
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypeIs
+
 from aioioth import _iproute
 from aioioth._device import PacketDevice, TapDevice
 from aioioth._drain import drain
+from aioioth._iproute import Request, control_socket, random_mac
+from aioioth._kernellink import KernelLink
 from aioioth._link import Link
 from aioioth._linux import netdevice
 from aioioth._linux.links import delete_link
 from aioioth._preflight import TUN
+from aioioth.abc import KernelTransport, NewInterface
 from aioioth.errors import ClosedError, ConfigurationError, MissingPrivilegeError
 from aioioth.events import InterfaceAdded, InterfaceRemoved
 from aioioth.interfaces import Interface
@@ -23,13 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from aioioth._device import Device
+    from aioioth._manager import Home
     from aioioth._namespace import Namespace
-    from aioioth._settings import InterfaceSettings, IPInterface
-    from aioioth.abc import Plug
+    from aioioth._settings import Gateway, InterfaceSettings, IPInterface
+    from aioioth.abc import FrameTransport, Junction, Plug
     from aioioth.events import Event
-    from aioioth.netlink import Netlink
 
 _log = logging.getLogger("aioioth")
+
+# The number of the first interface that we give numbers to: above what the kernel makes
+# by itself in a new namespace (tunnels, where their modules are loaded), and far from
+# what it counts up for others.
+_FIRST_INDEX = 1000
+# The kernel's for ``lo``, everywhere.
+_LOOPBACK = 1
 
 
 class Wiring:
@@ -38,7 +50,6 @@ class Wiring:
     Args:
         label: Who plugs in, for the networks' own listings.
         space: The stack's namespace; stays the stack's.
-        netlink: The stack's netlink; stays the stack's.
         buffer: Shared by the pumps of the loop.
         device: ``tap``, ``packet``, or None for what works.
         notify: Called with each event.
@@ -48,11 +59,10 @@ class Wiring:
         interfaces: What users see, by name.
     """
 
-    def __init__(  # noqa: PLR0917  (one call site, all wiring)
+    def __init__(
         self,
         label: str,
         space: Namespace,
-        netlink: Netlink,
         buffer: memoryview,
         device: str | None,
         notify: Callable[[Event], None],
@@ -60,35 +70,38 @@ class Wiring:
         self.interfaces: dict[str, Interface] = {}
         self._label = label
         self._space = space
-        self._netlink = netlink
         self._buffer = buffer
         self.device = device
         self._notify = notify
         self._loop = asyncio.get_running_loop()
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, Link | KernelLink] = {}
         self._numbers: dict[str, int] = {}  # the kernel's; users may rename
+        self._free_number = _FIRST_INDEX
         self._reserved: set[str] = set()
         # Interfaces that the kernel, or a call that was cancelled, is not done with.
         self._going: dict[str, asyncio.Future[None]] = {}
         self._closed = False
 
     @property
-    def links(self) -> tuple[Link, ...]:
+    def links(self) -> tuple[Link | KernelLink, ...]:
         """The way of each interface to its network."""
         return tuple(self._links.values())
 
-    async def add(self, wanted: InterfaceSettings, plug: Plug) -> None:
+    async def add(self, wanted: InterfaceSettings, way: Plug | Junction) -> None:
         """Make an interface of a new stack; what fails goes with its namespace.
 
         Args:
             wanted: As it shall be.
-            plug: Its network. Taken over.
+            way: Its network. Taken over.
         """
         with ExitStack() as undo:
-            undo.callback(plug.close)
-            device = await self._make_device(wanted.name)
-            undo.callback(device.close)
-            await self._connect(wanted, device, plug, undo)
+            undo.callback(way.close)
+            if _is_junction(way):
+                await self._join(wanted, way, undo)
+            else:
+                device = await self._make_device(wanted.name)
+                undo.callback(device.close)
+                await self._connect(wanted, device, way, undo)
             undo.pop_all()
 
     async def add_to_running(
@@ -103,19 +116,47 @@ class Wiring:
         name = wanted.name
         with ExitStack() as undo:
             # The network first: what is wrong there is found before anything is made.
-            plug = await wanted.transport.open(self._label)
-            undo.callback(plug.close)
-            wanted.mtu_on(plug)
+            way = await self._reach(wanted)
+            undo.callback(way.close)
+            wanted.mtu_on(way)
             await self.until_free(name)
-            device = await self._make_device_or_undo(name)
-            undo.callback(self._take_down, name, device.close)
-            await self._connect(wanted, device, plug, undo)
-            for where, address in addresses:
-                await _iproute.change_address(self._netlink, "add", address, where)
+            if _is_junction(way):
+                undo.callback(self._take_down, name, way.close)
+                await self._join(wanted, way, undo)
+            else:
+                device = await self._make_device_or_undo(name)
+                undo.callback(self._take_down, name, device.close)
+                await self._connect(wanted, device, way, undo)
+            await _iproute.carry_out(self._space, self.addresses(addresses))
             if self._closed:  # by another task, meanwhile
                 raise ClosedError(self._label)
             undo.pop_all()
         self._notify(InterfaceAdded(name, wanted.vnl))
+
+    def addresses(self, addresses: Iterable[tuple[str, IPInterface]]) -> list[Request]:
+        """Return what gives interfaces their addresses.
+
+        Args:
+            addresses: Interface name and address.
+        """
+        return [
+            request
+            for name, address in addresses
+            for request in _iproute.change_address(
+                "add", address, name, self._numbers.get(name, _LOOPBACK)
+            )
+        ]
+
+    def default_routes(self, gateways: Iterable[Gateway]) -> list[Request]:
+        """Return what makes the routes to everywhere else."""
+        requests = []
+        for gateway in gateways:
+            everything = "0.0.0.0/0" if gateway.address.version == 4 else "::/0"
+            dev = gateway.interface
+            index = None if dev is None else self._numbers[dev]
+            via = str(gateway.address)
+            requests.append(_iproute.change_route("add", everything, via, dev, index))
+        return requests
 
     async def remove(self, name: str) -> None:
         """Take an interface away; see `Stack.remove_interface`.
@@ -154,7 +195,8 @@ class Wiring:
         if name in self._going:
             return False
         try:
-            netdevice.interface_index(self._netlink.fileno(), name)
+            with control_socket(self._space) as control:
+                netdevice.interface_index(control, name)
         except OSError:
             return False
         return True
@@ -170,11 +212,36 @@ class Wiring:
         for link in self._links.values():
             link.close()
 
+    async def _reach(self, wanted: InterfaceSettings) -> Plug | Junction:
+        way = await reach(wanted.transport, self._label)
+        if not fits(way, self._space):
+            # The bridge is another program's, and so is the user namespace that it is
+            # in; the kernel lets nobody join the two. Frames may pass.
+            way.close()
+            return await wanted.transport.open(self._label)
+        return way
+
+    async def _join(
+        self, wanted: InterfaceSettings, junction: Junction, undo: ExitStack
+    ) -> None:
+        name, mtu, mac = wanted.name, wanted.mtu_on(junction), _mac_for(wanted)
+        self._numbers[name] = index = self._next_index()
+        link = KernelLink(name, self._label, self._space, junction, self._notify)
+        self._keep(wanted, link, undo)
+        namespace, open_socket = self._space.fileno(), self._space.socket
+        await junction.make(NewInterface(name, index, mtu, mac, namespace, open_socket))
+        await _iproute.carry_out(self._space, _link_local(wanted, index, mac))
+
     async def _connect(
         self, wanted: InterfaceSettings, device: Device, plug: Plug, undo: ExitStack
     ) -> None:
-        name = wanted.name
-        self._numbers[name] = netdevice.interface_index(self._netlink.fileno(), name)
+        name, mtu, mac = wanted.name, wanted.mtu_on(plug), _mac_for(wanted)
+        with control_socket(self._space) as control:
+            self._numbers[name] = index = netdevice.interface_index(control, name)
+        # Before the first frame comes.
+        up = _iproute.set_link(name, mtu=mtu, mac=mac, up=True)
+        requests = [up, *_link_local(wanted, index, mac)]
+        await _iproute.carry_out(self._space, requests)
         link = Link(
             name,
             self._label,
@@ -184,16 +251,20 @@ class Wiring:
             self._buffer,
             self._notify,
         )
+        self._keep(wanted, link, undo)
+
+    def _keep(
+        self, wanted: InterfaceSettings, link: Link | KernelLink, undo: ExitStack
+    ) -> None:
+        name = wanted.name
         undo.callback(link.leave)
         self._links[name] = link
         undo.callback(self._forget, name)
-        attributes: dict[str, object] = {"mtu": wanted.mtu_on(plug)}
-        if wanted.mac is not None:
-            attributes["address"] = wanted.mac
-        await _iproute.set_link(self._netlink, name, **attributes, state="up")
-        if wanted.ipv6:
-            await _iproute.add_link_local(self._netlink, name)
-        self.interfaces[name] = Interface(name, wanted.vnl, link, self._netlink)
+        self.interfaces[name] = Interface(name, wanted.vnl, link, self._space)
+
+    def _next_index(self) -> int:
+        index, self._free_number = self._free_number, self._free_number + 1
+        return index
 
     def _forget(self, name: str) -> None:
         self._links.pop(name, None)
@@ -209,7 +280,7 @@ class Wiring:
                 _log.info(
                     "%s: a packet socket serves instead of a TAP: %s", name, error
                 )
-        return await PacketDevice.make(self._space, name, self._netlink)
+        return await PacketDevice.make(self._space, name)
 
     async def _make_device_or_undo(self, name: str) -> Device:
         """Make a device that is taken down, soon, if we are cancelled meanwhile.
@@ -248,16 +319,14 @@ class Wiring:
             close()  # the interface goes with its namespace
             return
         try:
-            number = number or netdevice.interface_index(self._netlink.fileno(), name)
             sock = self._space.socket(
                 socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE
             )
-        except OSError as error:  # it was deleted, or there are no descriptors left
+        except OSError as error:  # there are no descriptors left
             _log.debug("%s: taking %s down: %s", self._label, name, error)
-            delete_link(self._netlink.fileno(), number)
             close()
             return
-        going = self._loop.run_in_executor(None, _dismantle, sock, number, close)
+        going = self._loop.run_in_executor(None, _dismantle, sock, name, number, close)
         self._wait_for(name, going)
 
     def _wait_for(self, name: str, going: asyncio.Future[None]) -> None:
@@ -269,7 +338,48 @@ class Wiring:
         going.add_done_callback(gone)
 
 
-def _dismantle(sock: socket.socket, number: int, close: Callable[[], None]) -> None:
+async def reach(transport: FrameTransport, label: str) -> Plug | Junction:
+    """Reach a network, inside the kernel if that can be.
+
+    Raises:
+        BrokenTransportError: It cannot be reached.
+    """
+    if isinstance(transport, KernelTransport):
+        return await transport.join(label)
+    return await transport.open(label)
+
+
+def fits(way: Plug | Junction, space: Namespace) -> bool:
+    """Whether the kernel can lead to a network from a stack that is there already."""
+    home: Home | None = getattr(way, "home", None)
+    return home is None or home.keeper is space.keeper
+
+
+def _is_junction(way: Plug | Junction) -> TypeIs[Junction]:
+    return hasattr(way, "make")
+
+
+def _mac_for(wanted: InterfaceSettings) -> str | None:
+    """Return the MAC address to set; an IPv6 address is made of it."""
+    return random_mac() if wanted.mac is None and wanted.ipv6 else wanted.mac
+
+
+def _link_local(
+    wanted: InterfaceSettings, index: int, mac: str | None
+) -> list[Request]:
+    if mac is None or not wanted.ipv6:
+        return []
+    return _iproute.add_link_local(wanted.name, index, mac)
+
+
+def _dismantle(
+    sock: socket.socket, name: str, number: int, close: Callable[[], None]
+) -> None:
     with sock:
-        delete_link(sock.fileno(), number)
+        try:
+            number = number or netdevice.interface_index(sock.fileno(), name)
+        except OSError:
+            pass  # it is gone already
+        else:
+            delete_link(sock.fileno(), number)
     close()

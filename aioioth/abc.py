@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "CarriesOffloads",
     "CountsDrops",
+    "FrameSocket",
     "FrameTransport",
     "Junction",
     "KernelTransport",
@@ -124,6 +126,50 @@ class SignalsRoom(Protocol):
 
 
 @runtime_checkable
+class CarriesOffloads(Protocol):
+    """What a plug has besides, if it can carry what was left to the hardware.
+
+    The kernel hands over segments of up to 64 KiB then, and leaves checksums to be
+    computed, as it does with a network card: see `aioioth.wire.offload`. It pays where
+    nobody has to cut them before they reach the kernel of another stack.
+    """
+
+    def carry_offloads(self, deliver: Callable[[Buffer], bool], /) -> bool:
+        """Have a struct virtio_net_hdr in front of each frame from now on, both ways.
+
+        Called once at most, before the first frame, on the plug's event loop. A length
+        that `Plug.recv_into` or `Plug.send` returns includes the header.
+
+        Args:
+            deliver: May be called with a frame for the stack, on this event loop only,
+                instead of waking it up. False if the frame cannot be taken right now:
+                it has to wait for `Plug.recv_into`, and all others behind it.
+
+        Returns:
+            False if frames stay as they are, since that serves better here.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameSocket(Protocol):
+    """What a plug has besides, if its frames are a socket's messages as they are.
+
+    Its `Plug.recv_into` and `Plug.send` are then this socket's, with nothing that would
+    have to be known of a frame. Many can be moved at once, and are if
+    ``aioioth-speedups`` is installed.
+    """
+
+    def frame_socket(self) -> int:
+        """Return the descriptor of a socket, connected, that keeps frames whole.
+
+        It is the one that `Plug.fileno` returns. An empty message is the end if it is a
+        SOCK_SEQPACKET socket.
+        """
+        ...
+
+
+@runtime_checkable
 class FrameTransport(Protocol):
     """A way to one virtual network, opened as often as it is lost."""
 
@@ -198,8 +244,7 @@ class Junction(Protocol):
     def close(self) -> None:
         """Leave the network at once. Idempotent, never waits, never raises.
 
-        The interface goes with its stack, or is deleted by whoever called. Also called
-        in a forked child, for its copies of the descriptors.
+        The interface goes with its stack, or is deleted by whoever called.
         """
         ...
 

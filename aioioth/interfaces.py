@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from aioioth._background import carried
+from aioioth._iproute import control_socket
 from aioioth._linux import netdevice
 
 if TYPE_CHECKING:
     from aioioth._attached import RemoteLink
+    from aioioth._kernellink import KernelLink
     from aioioth._link import Link
     from aioioth._pump import Counters
-    from aioioth.netlink import Netlink
+    from aioioth.abc import Space
 
 __all__ = ["Interface", "InterfaceStats"]
 
@@ -24,8 +26,8 @@ class InterfaceStats:
     """What went through an interface, counted by aioioth's pumps.
 
     The kernel's own counters are ``ip -s link``'s; these count what the virtual network
-    took and gave. In an attached stack (`aioioth.Stack.attach`), whose pumps are in
-    another process, they are the kernel's.
+    took and gave. Where no frame enters the program (``bridge://``, or a stack that is
+    another process's, `aioioth.Stack.attach`), they are the kernel's.
 
     Attributes:
         sent: From the stack to the network.
@@ -45,32 +47,44 @@ class Interface:
         vnl: The virtual network it belongs to.
     """
 
+    __slots__ = ("_link", "_space", "name", "vnl")
+
     def __init__(
-        self, name: str, vnl: str, link: Link | RemoteLink, netlink: Netlink
+        self,
+        name: str,
+        vnl: str,
+        link: Link | KernelLink | RemoteLink,
+        space: Space,
     ) -> None:
         self.name = name
         self.vnl = vnl
         self._link = link
-        self._netlink = netlink
+        self._space = space
 
     @property
     def index(self) -> int:
         """The kernel's number for it, as in ``ip link``."""
-        return netdevice.interface_index(self._netlink.fileno(), self.name)
+        with control_socket(self._space) as control:
+            return netdevice.interface_index(control, self.name)
 
     @property
     def mac(self) -> str:
         """Its MAC address, as ``02:00:00:00:00:01``."""
-        return netdevice.interface_mac(self._netlink.fileno(), self.name)
+        with control_socket(self._space) as control:
+            return netdevice.interface_mac(control, self.name)
 
     @property
     def mtu(self) -> int:
         """Its MTU in bytes, Ethernet header not counted."""
-        return netdevice.interface_mtu(self._netlink.fileno(), self.name)
+        with control_socket(self._space) as control:
+            return netdevice.interface_mtu(control, self.name)
 
     @property
     def device(self) -> str:
-        """How its frames reach aioioth: ``tap`` or ``packet``."""
+        """How its frames reach aioioth: ``tap`` or ``packet``.
+
+        Where they do not, what it is for the kernel: ``veth``, ``macvlan``, ...
+        """
         return self._link.device_kind
 
     @property

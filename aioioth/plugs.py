@@ -21,6 +21,10 @@ __all__ = ["Gate", "Inbox"]
 # Four wake-ups' worth of a pump, from each of eight senders.
 _QUEUE_FRAMES = 2048
 
+# Of frames longer than this, which may have 64 KiB, so many bytes; the others are few
+# enough.
+_LONG, _LONG_BYTES = 4096, 8 << 20
+
 # The most that an eventfd holds; it is not writable then.
 _FULL = (1 << 64) - 2
 
@@ -46,7 +50,8 @@ class Inbox:
     plug's own.
 
     Args:
-        frames: How many may wait; what comes beyond is dropped and counted.
+        frames: How many may wait; what comes beyond is dropped and counted, and so are
+            frames beyond 8 MiB if they are long.
 
     Attributes:
         drops: Frames dropped, by cause.
@@ -56,6 +61,8 @@ class Inbox:
         self.drops: Counter[str] = Counter()
         self._frames = frames
         self._queue: deque[bytes] = deque()
+        # Bytes in long frames; each number is written by one thread only.
+        self._long_put = self._long_read = 0
         self._error: Callable[[], OSError] | None = None
         # Readable while frames wait. An eventfd, so that another thread may wake us.
         fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -65,6 +72,11 @@ class Inbox:
     def fileno(self) -> int:
         """Return the descriptor that is readable while frames wait; -1 when closed."""
         return -1 if self._wake is None else self._wake.fd
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no frame waits."""
+        return not self._queue
 
     def put(self, frame: bytes) -> None:
         """Queue a frame, or drop it if too many wait. Nothing happens when closed.
@@ -77,6 +89,12 @@ class Inbox:
         if len(self._queue) >= self._frames:
             self.drops["queue full"] += 1
             return
+        length = len(frame)
+        if length > _LONG:
+            if self._long_put + length - self._long_read > _LONG_BYTES:
+                self.drops["queue full"] += 1
+                return
+            self._long_put += length
         self._queue.append(frame)
         if not self._woken:
             self._rouse()
@@ -105,6 +123,8 @@ class Inbox:
         if not queue:
             self._calm_down()
         length = len(frame)
+        if length > _LONG:
+            self._long_read += length
         buffer[:length] = frame
         return length
 

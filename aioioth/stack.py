@@ -153,8 +153,8 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
             ClosedError: The stack is not open.
         """
         parts = self._parts()
-        own = parts.netlink.fileno()
-        found = (describe(fd) for fd in parts.space.sockets() if fd != own)
+        own = parts.own_sockets
+        found = (describe(fd) for fd in parts.space.sockets() if fd not in own)
         return [info for info in found if info is not None]
 
     @override

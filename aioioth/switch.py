@@ -9,6 +9,7 @@ Source: IEEE 802.1D section 7 (learning, filtering, ageing); IEEE 802.1Q (VLANs)
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import grp
 import os
@@ -32,6 +33,7 @@ from aioioth._forwarding import (
 )
 from aioioth.errors import BrokenTransportError, BusyError, ConfigurationError
 from aioioth.plugs import Inbox
+from aioioth.wire.offload import HEADER_SIZE, complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -52,6 +54,11 @@ _MTU = 65517
 # The largest that VDE programs take.
 _VDE_MTU = 9216
 _HEADERS = 18  # with a VLAN tag
+# Of a frame that is still to be cut.
+_LONGEST_JOINED = 65535 + _HEADERS
+# Where a decision depends on it, behind a virtio header; and all that one may look at.
+_HEAD = slice(HEADER_SIZE, HEADER_SIZE + HEAD)
+_BEGINNING = slice(HEADER_SIZE, HEADER_SIZE + SHORTEST_TAGGED)
 _SHORTEST = 14
 
 _LAST_VLAN = 4094
@@ -299,6 +306,8 @@ class Port(ABC):
     """
 
     _local = True
+    # Bytes in front of each frame here.
+    _header = 0
 
     def __init__(
         self,
@@ -310,7 +319,9 @@ class Port(ABC):
         self.label = label
         self.drops: Counter[str] = Counter()
         self._fabric = fabric
-        self._member = Member[Port](self, out, self._refuse, self._local)
+        self._member = Member[Port](
+            self, out, self._refuse, self._lose_out, self._local
+        )
         self._decisions = self._member.decisions
         # -1 once it is closed: one comparison for each frame.
         self._longest = longest
@@ -371,7 +382,10 @@ class Port(ABC):
         self._lost["not in this VLAN"] += 1
         # `send` will count it.
         self._frames_in -= 1
-        self._bytes_in -= len(frame)
+        self._bytes_in -= len(frame) - self._header
+
+    def _lose_out(self, cause: str) -> None:
+        self.drops[cause] += 1
 
     @property
     def stats(self) -> PortStats:
@@ -437,6 +451,7 @@ class SwitchPort(Port):
         self._why = "the port is closed"
         self._inbox = Inbox()
         self._take = self._inbox.recv_into
+        self._deliver: Callable[[Buffer], bool] = _never
         super().__init__(fabric, label, self._inbox.put, mtu + _HEADERS)
         self.drops: Counter[str] = self._inbox.drops
 
@@ -452,8 +467,76 @@ class SwitchPort(Port):
         """See `aioioth.abc.Plug.recv_into`."""
         length = self._take(buffer)
         self._frames_out += 1
-        self._bytes_out += length
+        self._bytes_out += length - self._header
         return length
+
+    def carry_offloads(self, deliver: Callable[[Buffer], bool], /) -> bool:
+        """See `aioioth.abc.CarriesOffloads.carry_offloads`."""
+        if not self._fabric.passes_offloads:
+            return False
+        self._header = HEADER_SIZE
+        self._single, self._longest = self._longest, _LONGEST_JOINED
+        self._deliver = deliver
+        self.send = self._send_whole  # type: ignore[method-assign]  # a call less
+        home = asyncio.get_running_loop()
+        self._fabric.carry_offloads(self._member, home, self._pass_on)
+        return True
+
+    def _send_whole(self, frame: Buffer, /) -> int:
+        """Pass a frame with a virtio header into the switch; see `Port.send`."""
+        data = memoryview(frame)
+        size = len(data)
+        length = size - HEADER_SIZE
+        if not SHORTEST_TAGGED <= length <= self._longest or (
+            length > self._single and not data[1]
+        ):
+            return self._send_unusual_whole(data, length)
+        fabric = self._fabric
+        if fabric.watchers:
+            self._show(data)
+        now = time.monotonic()
+        with fabric.lock:
+            if now >= fabric.fresh_until or (
+                (exits := self._decisions.get(bytes(data[_HEAD]))) is None
+            ):
+                exits = fabric.decide(self._member, bytes(data[_BEGINNING]), now)
+            for put in exits:
+                put(data)
+        self._frames_in += 1
+        self._bytes_in += length
+        return size
+
+    def _send_unusual_whole(self, data: memoryview, length: int) -> int:
+        if length > min(self._longest, self._single):
+            return self._send_impossible(length)
+        if length < _SHORTEST:
+            self._lost["too short"] += 1
+            return len(data)
+        self._show(data)
+        with self._fabric.lock:
+            frame, now = bytes(data[HEADER_SIZE:]), time.monotonic()
+            for put in self._fabric.decide(self._member, frame, now):
+                put(data)
+        self._frames_in += 1
+        self._bytes_in += length
+        return len(data)
+
+    def _show(self, data: memoryview) -> None:
+        try:
+            frames = complete(data)
+        except ValueError:
+            return  # it gets nowhere where it has to be complete
+        for (watcher,) in self._fabric.watchers:
+            for frame in frames:
+                watcher(frame)
+
+    def _pass_on(self, frame: memoryview) -> None:
+        """Take a frame that goes out here, on our own loop."""
+        if self._inbox.is_empty and self._deliver(frame):
+            self._frames_out += 1
+            self._bytes_out += len(frame) - HEADER_SIZE
+        else:
+            self._inbox.put(bytes(frame))
 
     @override
     def disconnect(self) -> None:
@@ -481,6 +564,10 @@ class SwitchPort(Port):
 
     def _end(self) -> BrokenTransportError:
         return BrokenTransportError(str(self._switch), self._why)
+
+
+def _never(_: Buffer, /) -> bool:
+    return False
 
 
 @dataclass(frozen=True)

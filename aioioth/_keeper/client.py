@@ -46,6 +46,9 @@ _PATIENCE_SECONDS = 10
 # A socket takes some 270 requests before its buffer is full.
 _REQUESTS_UNDER_WAY = 64
 
+# 0 is for what is not answered.
+_SEQUENCES = 0xFFFF
+
 _TIMEVAL = struct.pack("@ll", _PATIENCE_SECONDS, 0)
 
 
@@ -137,7 +140,7 @@ class Keeper:
         self._holders = 0
         self._process: _Process | None = None
         self._user_namespace: int | None = None
-        self._sequence = itertools.count(1)
+        self._sequence = itertools.count()
 
     @property
     def pid(self) -> int | None:
@@ -235,7 +238,7 @@ class Keeper:
         self, operation: int, body: bytes, sent: Sequence[int], wanted: int
     ) -> list[int]:
         sock = self._running().sock
-        sequence = next(self._sequence) & 0xFFFF
+        sequence = next(self._sequence) % _SEQUENCES + 1
         request = messages.pack_request(operation, sequence, body)
         try:
             messages.send(sock, request, sent)
@@ -291,7 +294,7 @@ class Channel:
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self._sequence = itertools.count(1)
+        self._sequence = itertools.count()
         self._pending: dict[int, tuple[asyncio.Future[list[int]], int]] = {}
         self._slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._sock: socket.socket | None = None
@@ -319,7 +322,7 @@ class Channel:
         self, operation: int, body: bytes, sent: Sequence[int], wanted: int
     ) -> list[int]:
         sock = self._connected()
-        sequence = next(self._sequence) & 0xFFFF
+        sequence = next(self._sequence) % _SEQUENCES + 1
         request = messages.pack_request(operation, sequence, body)
         try:
             messages.send(sock, request, sent)
@@ -335,6 +338,17 @@ class Channel:
             if answer.done() and not answer.cancelled() and not answer.exception():
                 messages.close_all(answer.result())
             raise
+
+    def tell(self, operation: int, body: bytes, sent: Sequence[int]) -> None:
+        """Ask for something soon, and do not wait for it; see `Keeper.ask`.
+
+        Without a keeper, or one that is too busy, it is left undone. Never raises.
+        """
+        if self._closed:
+            return
+        request = messages.pack_request(operation, messages.NO_ANSWER, body)
+        with contextlib.suppress(OSError, KeeperError):
+            messages.send(self._connected(), request, sent)
 
     def _connected(self) -> socket.socket:
         if self._sock is None:

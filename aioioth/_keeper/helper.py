@@ -27,7 +27,9 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  (pathlib would double the start-up time)
 
+import meeting
 import messages
+import orders
 
 # <linux/sched.h>, Linux 6.1
 CLONE_NEWUSER = 0x10000000
@@ -41,6 +43,9 @@ SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
+
+# To leave what we share with other programs.
+_LEAVING_SECONDS = 1.5
 
 
 class StepError(Exception):
@@ -82,6 +87,17 @@ def _write(path: str, text: str, step: str) -> None:
             os.close(descriptor)
     except OSError as error:
         raise StepError(error, step) from None
+
+
+def _set(path: str, value: str, step: str) -> None:
+    """Write a sysctl unless it is so: what a write sets off takes longer."""
+    try:
+        with open(path, encoding="ascii") as file:  # noqa: PTH123
+            is_so = file.read().strip() == value
+    except OSError:
+        is_so = False
+    if not is_so:
+        _write(path, value, step)
 
 
 def _read(path: str) -> str:
@@ -239,7 +255,8 @@ class Keeper:
                 messages.send(channel, messages.PARCEL, made)
         finally:
             messages.close_all([each for each in made if each != self.user_namespace])
-        messages.send(channel, reply, ())
+        if sequence != messages.NO_ANSWER:
+            messages.send(channel, reply, ())
 
     def _check(self, version: int) -> None:
         if version != messages.VERSION:
@@ -260,6 +277,12 @@ class Keeper:
             return [] if self.user_namespace is None else [self.user_namespace]
         if operation == messages.NETWORK_NAMESPACE:
             return [self._stack_namespace(body)]
+        if operation == messages.ORDERS:
+            self._orders(body, received)
+            return []
+        if operation == messages.MEETING:
+            self._meet(body, received)
+            return []
         try:
             setns(received[0], CLONE_NEWNET)
         except OSError as error:
@@ -282,6 +305,27 @@ class Keeper:
             os.close(namespace)
             raise
         return namespace
+
+    @staticmethod
+    def _meet(body: bytes, received: list[int]) -> None:
+        try:
+            meeting.start(received, body.decode())
+        except OSError as error:
+            raise StepError(error, "meeting other programs") from None
+
+    @staticmethod
+    def _orders(body: bytes, namespaces: list[int]) -> None:
+        def open_socket(where: int) -> socket.socket:
+            setns(namespaces[where], CLONE_NEWNET)
+            return socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE
+            )
+
+        try:
+            orders.perform(orders.unpack(body), open_socket, namespaces)
+        except orders.RefusedError as error:
+            step = f"{messages.ORDER} {error.number} {error.text}"
+            raise StepError(error, step) from None
 
     @staticmethod
     def _sockets(body: bytes) -> list[int]:
@@ -327,7 +371,7 @@ class Keeper:
         for line in lines.decode().splitlines():
             name, _, value = line.removeprefix("?").partition("=")
             try:
-                _write(f"/proc/sys/{name}", value, f"sysctl {name}={value}")
+                _set(f"/proc/sys/{name}", value, f"sysctl {name}={value}")
             except StepError as failure:
                 if not (line.startswith("?") and failure.errno == errno.ENOENT):
                     raise
@@ -340,6 +384,7 @@ def main() -> None:
     Keeper(user_namespace).serve(program)
     # The program is gone, or wants us gone. Threads of other channels may be inside a
     # system call; nothing of theirs is worth waiting for.
+    meeting.end_all(_LEAVING_SECONDS)
     os._exit(0)
 
 

@@ -37,9 +37,15 @@ SOCKET = 3  # body: family, type, protocol, count as i32 [namespace -> sockets]
 TAP = 4  # body: interface name [namespace -> TAP]
 SYSCTL = 5  # body: sysctl lines [namespace ->]
 CHANNEL = 6  # body empty; no reply [one end of a new SEQPACKET pair ->]
+ORDERS = 7  # body: see `orders` [namespaces ->]
+MEETING = 8  # body: name of the socket [see `meeting.start` ->]
+
+NO_ANSWER = 0  # sequence number of a request that is not answered
 
 MAX_MESSAGE = 8192
 MAX_DESCRIPTORS = 8
+
+ORDER = "order"  # how the step of a refused one begins; its number and text follow
 
 PARCEL = b"+"  # shorter than any reply
 

@@ -9,7 +9,7 @@ import ipaddress
 import struct
 from typing import TYPE_CHECKING
 
-from aioioth._linux.rtnetlink import (
+from aioioth.wire.rtnetlink import (
     NLM_F_DUMP,
     NLMSG_DONE,
     attributes,

@@ -9,7 +9,7 @@ import contextlib
 import os
 import struct
 
-from aioioth._linux.rtnetlink import request
+from aioioth.wire.rtnetlink import request
 
 RTM_DELLINK = 17
 

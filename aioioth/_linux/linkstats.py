@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aioioth._linux.rtnetlink import attributes, messages, request
+from aioioth.wire.rtnetlink import attributes, messages, request
 
 if TYPE_CHECKING:
     import socket

@@ -9,7 +9,12 @@ import fcntl
 import struct
 
 TUNSETPERSIST = 0x400454CB
+TUNSETOFFLOAD = 0x400454D0
 TUNSETCARRIER = 0x400454E2
+
+TUN_F_CSUM = 0x01
+TUN_F_TSO4 = 0x02
+TUN_F_TSO6 = 0x04
 
 
 def set_persistent(descriptor: int) -> None:
@@ -25,3 +30,12 @@ def set_persistent(descriptor: int) -> None:
 def set_carrier(descriptor: int, *, on: bool) -> None:
     """Plug the interface's cable in or out, as seen from inside the stack."""
     fcntl.ioctl(descriptor, TUNSETCARRIER, struct.pack("=i", on))
+
+
+def set_offloads(descriptor: int, *, on: bool) -> None:
+    """Have the stack leave checksums and the cutting of TCP segments to us.
+
+    Frames in the interface's queue stay as they are.
+    """
+    features = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 if on else 0
+    fcntl.ioctl(descriptor, TUNSETOFFLOAD, features)

@@ -26,6 +26,7 @@ __all__ = [
     "NEEDS_CHECKSUM",
     "VNET_HEADER",
     "Offload",
+    "complete",
 ]
 
 NEEDS_CHECKSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM, in the first byte
@@ -53,6 +54,29 @@ _MIN_HEADER: dict[int, int] = {socket.IPPROTO_TCP: 20, socket.IPPROTO_UDP: 8}
 _CHECKSUM: dict[int, int] = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6}
 
 _TCP_FIN_PSH, _TCP_CWR = 0x09, 0x80
+
+_U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
+
+
+def complete(frame: memoryview) -> list[bytes]:
+    """Return the frames that one behind a struct virtio_net_hdr is on the wire.
+
+    Raises:
+        ValueError: It cannot be told.
+    """
+    flags, kind, _, _, start, offset = VNET_HEADER.unpack_from(frame)
+    if kind:
+        offload = Offload.parse(frame[:HEADER_SIZE], 0)
+        return [bytes(each) for each in offload.undo(bytearray(frame[HEADER_SIZE:]))]
+    if not flags & NEEDS_CHECKSUM:
+        return [bytes(frame[HEADER_SIZE:])]
+    done = frame[HEADER_SIZE:].tobytes()
+    place = start + offset
+    if place > len(done) - 2:
+        raise ValueError(start, offset)
+    data = int.from_bytes(done[start:]) << 8 * (len(done) - start & 1)
+    checksum = 0xFFFF - data % 0xFFFF
+    return [b"%b%b%b" % (done[:place], checksum.to_bytes(2), done[place + 2 :])]
 
 
 @dataclass(frozen=True)
@@ -112,19 +136,106 @@ class Offload:
         header = 8
         if protocol == socket.IPPROTO_TCP:
             header = (frame[start + 12] >> 4) * 4 if start + 12 < len(frame) else 0
-        payload = start + header
-        if header < _MIN_HEADER[protocol] or payload >= len(frame) or not self.size:
+        payload, length, size = start + header, len(frame), self.size
+        if header < _MIN_HEADER[protocol] or payload >= length or not size:
             raise ValueError(self)
-        for number, at in enumerate(range(payload, len(frame), self.size)):
-            cut = frame[:payload] + frame[at : at + self.size]
-            _finish_ip(cut, ip, number)
-            if protocol == socket.IPPROTO_TCP:
-                last = at + self.size >= len(frame)
-                _finish_tcp(cut, start, at - payload, last=last)
-            else:
-                _put(cut, start + 4, len(cut) - start)
-            _finish_checksum(cut, ip, start, protocol)
-            yield cut
+        headers = _Headers(frame[:payload], ip, start, protocol)
+        last = length - size
+        with memoryview(frame) as view:
+            for number, at in enumerate(range(payload, length, size)):
+                # All in the middle are of one shape.
+                if number < 2 or at >= last:
+                    headers.shape(min(size, length - at), at > payload, at >= last)
+                part = view[at : at + size]
+                cut = headers.finish(number, at - payload, part)
+                cut += part
+                part.release()
+                yield cut
+
+
+class _Headers:
+    """The headers of frames that were joined, to be finished for each of them.
+
+    Args:
+        frame: The headers of the long one.
+        ip: Where the IP header is in it, and so on.
+        start: Of TCP or UDP.
+        protocol: Which of them.
+    """
+
+    def __init__(self, frame: bytearray, ip: int, start: int, protocol: int) -> None:
+        self._frame = frame
+        self._ip, self._start, self._protocol = ip, start, protocol
+        self._checksum = start + _CHECKSUM[protocol]
+        self._is_tcp = protocol == socket.IPPROTO_TCP
+        self._is_v4 = frame[ip] >> 4 != 6
+        self._ip_size = max(20, (frame[ip] & 15) * 4) if self._is_v4 else 40
+        self._flags = frame[start + 13] if self._is_tcp else 0
+        self._number = int.from_bytes(frame[ip + 4 : ip + 6])
+        self._sequence = int.from_bytes(frame[start + 4 : start + 8])
+        # What all that stays the same adds up to.
+        self._ip_sum = self._sum = 0
+        # Bits in half of a payload, in whole words.
+        self._half = self._quarter = 16
+        self._half_mask = self._quarter_mask = 0xFFFF
+
+    def shape(self, size: int, behind: bool, last: bool) -> None:  # noqa: FBT001
+        """Set what is the same in all frames of a size (RFC 791, 768, 9293, 3168).
+
+        Args:
+            size: Bytes of payload.
+            behind: Whether there is one in front of it.
+            last: Whether there is none behind it.
+        """
+        frame, ip, start = self._frame, self._ip, self._start
+        length = len(frame) - start + size
+        if self._is_v4:
+            addresses = frame[ip + 12 : ip + 20]
+            _put(frame, ip + 2, length + start - ip)
+            _put(frame, ip + 4, 0)
+            _put(frame, ip + 10, 0)
+            self._ip_sum = _sum(frame[ip : ip + self._ip_size])
+        else:
+            addresses = frame[ip + 8 : ip + 40]
+            _put(frame, ip + 4, length + start - ip - 40)
+        if self._is_tcp:
+            flags = self._flags if last else self._flags & ~_TCP_FIN_PSH
+            frame[start + 13] = flags & ~_TCP_CWR if behind else flags
+            frame[start + 4 : start + 8] = bytes(4)
+        else:
+            _put(frame, start + 4, length)
+        _put(frame, self._checksum, 0)
+        self._sum = _sum(addresses) + self._protocol + length + _sum(frame[start:])
+        self._half, self._quarter = size // 4 * 16, size // 8 * 16
+        self._half_mask = (1 << self._half) - 1
+        self._quarter_mask = (1 << self._quarter) - 1
+
+    def finish(self, number: int, before: int, payload: memoryview) -> bytearray:
+        """Return the headers of a frame.
+
+        Args:
+            number: How many there are before it.
+            before: The length of their payload together.
+            payload: Its own.
+        """
+        frame = self._frame[:]
+        total = int.from_bytes(payload)
+        if len(payload) & 1:
+            total <<= 8
+        # Folded twice before it is divided: measured, 1.1 us instead of 1.8.
+        total = (total >> self._half) + (total & self._half_mask)
+        total = (total >> self._quarter) + (total & self._quarter_mask) + self._sum
+        if self._is_v4:
+            identification = (self._number + number) & 0xFFFF
+            _U16.pack_into(frame, self._ip + 4, identification)
+            checksum = 0xFFFF - (self._ip_sum + identification) % 0xFFFF
+            _U16.pack_into(frame, self._ip + 10, checksum)
+        if self._is_tcp:
+            sequence = (self._sequence + before) & 0xFFFFFFFF
+            _U32.pack_into(frame, self._start + 4, sequence)
+            total += sequence
+        _U16.pack_into(frame, self._checksum, 0xFFFF - total % 0xFFFF)
+        return frame
 
 
 def _find_headers(frame: bytearray) -> tuple[int, int, int]:
@@ -150,45 +261,19 @@ def _find_headers(frame: bytearray) -> tuple[int, int, int]:
     return ip, start, protocol
 
 
-def _finish_ip(cut: bytearray, ip: int, number: int) -> None:
-    """Set the length, and what goes with it in IPv4 (RFC 791)."""
-    if cut[ip] >> 4 == 6:
-        _put(cut, ip + 4, len(cut) - ip - 40)
-        return
-    _put(cut, ip + 2, len(cut) - ip)
-    _put(cut, ip + 4, int.from_bytes(cut[ip + 4 : ip + 6]) + number)
-    _put(cut, ip + 10, 0)
-    _put(cut, ip + 10, _checksum(cut[ip : ip + max(20, (cut[ip] & 15) * 4)]))
-
-
-def _finish_tcp(cut: bytearray, start: int, before: int, *, last: bool) -> None:
-    """Set the sequence number and the flags (RFC 9293, RFC 3168)."""
-    sequence = int.from_bytes(cut[start + 4 : start + 8]) + before
-    cut[start + 4 : start + 8] = (sequence & 0xFFFFFFFF).to_bytes(4)
-    if not last:
-        cut[start + 13] &= ~_TCP_FIN_PSH & 0xFF
-    if before:
-        cut[start + 13] &= ~_TCP_CWR & 0xFF
-
-
-def _finish_checksum(cut: bytearray, ip: int, start: int, protocol: int) -> None:
-    """Compute the checksum with the pseudo header (RFC 9293, 768 and 8200)."""
-    place = start + _CHECKSUM[protocol]
-    _put(cut, place, 0)
-    addresses = cut[ip + 8 : ip + 40] if cut[ip] >> 4 == 6 else cut[ip + 12 : ip + 20]
-    length = len(cut) - start
-    pseudo = addresses + length.to_bytes(4) + protocol.to_bytes(4)
-    _put(cut, place, _checksum(pseudo + cut[start:]))
-
-
 def _put(frame: bytearray, at: int, number: int) -> None:
     frame[at : at + 2] = (number & 0xFFFF).to_bytes(2)
 
 
-def _checksum(data: bytes | bytearray) -> int:
-    """Return the Internet checksum (RFC 1071).
+def _sum(data: bytes | bytearray | memoryview) -> int:
+    """Add up the words of an even number of bytes (RFC 1071).
 
     2**16 is 1 modulo 2**16 - 1, so the sum with its carries is a remainder: measured,
     1500 bytes take 2 us.
     """
-    return 0xFFFF - int.from_bytes(data + bytes(len(data) & 1)) % 0xFFFF
+    return int.from_bytes(data) % 0xFFFF
+
+
+def _checksum(data: bytes | bytearray) -> int:
+    """Return the Internet checksum (RFC 1071)."""
+    return 0xFFFF - _sum(data + bytes(len(data) & 1))

@@ -244,6 +244,7 @@ async def test_a_forked_child(child: Child, echo: Any, ask: Any) -> None:
 
 async def test_what_a_child_holds(device: str) -> None:
     async with aioioth.Stack("memory://lan", ip="10.0.0.1/24", device=device) as stack:
+        assert stack.netlink.fileno() != -1
         before = set(os.listdir("/proc/self/fd"))
         stack.share()
         async with aioioth.Stack.attach(stack.share()):

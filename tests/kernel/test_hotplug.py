@@ -160,6 +160,7 @@ async def test_many_times(device: str) -> None:
     async with aioioth.Stack("null://", device=device) as stack:
         await stack.add_interface("memory://lan", "eth1")
         await stack.remove_interface("eth1")
+        await links(stack)  # by netlink, which is opened when it is asked for
         with no_leaks():
             for _ in range(25):
                 await stack.add_interface("memory://lan", "eth1", ip="10.0.0.1/24")

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from typing_extensions import override
 
 import aioioth
 from aioioth.nested import NestedTransport
@@ -60,11 +61,32 @@ async def transfer(source: aioioth.Stack, sink: aioioth.Stack, host: str) -> Non
         await writer.wait_closed()
 
 
+class Nothing:
+    """Changes nothing, and has frames that are complete because it sees them."""
+
+    def __init__(self) -> None:
+        self.drops: Counter[str] = Counter()
+
+    def outgoing(self, frame: memoryview) -> memoryview:
+        return frame
+
+    def incoming(self, frame: memoryview) -> memoryview:
+        return frame
+
+    def close(self) -> None:
+        pass
+
+
+def plain(name: str) -> NestedTransport:
+    """Return a network that carries single frames."""
+    return NestedTransport(find_network(f"memory://{name}"), Nothing, 0)
+
+
 @pytest.mark.parametrize("host", ["10.0.0.2", "fd00::2"])
 async def test_few_of_many(host: str) -> None:
     async with (
-        aioioth.Stack("memory://lan", ip=["10.0.0.1/24", "fd00::1/64"]) as one,
-        aioioth.Stack("memory://lan", ip=["10.0.0.2/24", "fd00::2/64"]) as two,
+        aioioth.Stack(plain("lan"), ip=["10.0.0.1/24", "fd00::1/64"]) as one,
+        aioioth.Stack(plain("lan"), ip=["10.0.0.2/24", "fd00::2/64"]) as two,
     ):
         await transfer(one, two, host)
         frames = two.stats()["vde0"].received.frames
@@ -80,20 +102,20 @@ async def test_few_of_many(host: str) -> None:
 async def test_a_router_cuts_them_again(host: str) -> None:
     async with (
         aioioth.Stack(
-            "memory://left",
+            plain("left"),
             ip=["10.1.0.2/24", "fd01::2/64"],
             gw=["10.1.0.1", "fd01::1"],
         ) as left,
         aioioth.Stack(
-            "memory://left",
-            "memory://right",
+            plain("left"),
+            plain("right"),
             ip={
                 "vde0": ["10.1.0.1/24", "fd01::1/64"],
                 "vde1": ["10.2.0.1/24", "fd02::1/64"],
             },
         ) as router,
         aioioth.Stack(
-            "memory://right",
+            plain("right"),
             ip=["10.2.0.2/24", "fd02::2/64"],
             gw=["10.2.0.1", "fd02::1"],
         ) as right,
@@ -104,16 +126,14 @@ async def test_a_router_cuts_them_again(host: str) -> None:
         assert (await counted(right))[BAD] == 0
 
 
-class Damage:
+class Damage(Nothing):
     """Changes a byte of every hundredth long frame."""
 
     def __init__(self) -> None:
-        self.drops: Counter[str] = Counter()
+        super().__init__()
         self._number = 0
 
-    def outgoing(self, frame: memoryview) -> memoryview:
-        return frame
-
+    @override
     def incoming(self, frame: memoryview) -> memoryview:
         if len(frame) > 1000:
             self._number += 1
@@ -121,14 +141,11 @@ class Damage:
                 frame[-10] ^= 0xFF
         return frame
 
-    def close(self) -> None:
-        pass
-
 
 async def test_the_kernel_sees_what_was_damaged() -> None:
     bad = NestedTransport(find_network("memory://lan"), Damage, 0)
     async with (
-        aioioth.Stack("memory://lan", ip="10.0.0.1/24") as one,
+        aioioth.Stack(plain("lan"), ip="10.0.0.1/24") as one,
         aioioth.Stack(bad, ip="10.0.0.2/24") as two,
     ):
         await transfer(one, two, "10.0.0.2")

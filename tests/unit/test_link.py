@@ -30,6 +30,7 @@ class StubDevice:
     """A device made of one half of a pair of sockets; the other one is the stack."""
 
     kind = "tap"
+    offloads = False
 
     def __init__(self, pair: Pair) -> None:
         self.stack, self._sock = pair

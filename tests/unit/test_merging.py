@@ -160,6 +160,28 @@ def test_many_become_one(version: int) -> None:
     assert (one.size, one.header_length) == (1448, len(frames[0]) - 1448)
 
 
+def test_what_has_a_header_ends_a_run_and_passes_as_it_is() -> None:
+    written: list[bytes] = []
+
+    def write(data: memoryview) -> int:
+        written.append(bytes(data))
+        return len(data)
+
+    merger = Merger(write)
+    frames = [segment.frame() for segment in run_of(4)]
+    partial = struct.pack("=BBHHHH", 1, 1, 66, 1448, 34, 16) + frames[0]
+    checked = b"\2" + bytes(HEADER_SIZE - 1) + frames[0]
+    for frame in frames[:2]:
+        merger.send_whole(memoryview(bytes(HEADER_SIZE) + frame))
+    assert written == []
+    assert merger.send_whole(memoryview(partial)) == len(partial)
+    assert [len(each) for each in written] == [10 + 66 + 2 * 1448, len(partial)]
+    assert merger.send_whole(memoryview(checked)) == len(checked)
+    merger.send_whole(memoryview(bytes(HEADER_SIZE) + frames[2]))
+    merger.finish()
+    assert written[1:] == [partial, checked, bytes(HEADER_SIZE) + frames[2]]
+
+
 @VERSIONS
 def test_one_alone_stays_as_it_is(version: int) -> None:
     frame = Segment(bytes(1448), version=version).frame()

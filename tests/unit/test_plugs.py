@@ -85,6 +85,25 @@ def test_readable_while_frames_wait(inbox: Inbox) -> None:
         assert not is_readable(inbox)
 
 
+def test_long_frames_fill_a_queue_by_their_bytes() -> None:
+    buffer = memoryview(bytearray(65536))
+    with closing(Inbox()) as inbox:
+        assert inbox.is_empty
+        for _ in range(200):
+            inbox.put(bytes(65536))
+        assert inbox.drops == {"queue full": 200 - 128}  # 8 MiB
+        inbox.put(b"short")
+        assert inbox.drops == {"queue full": 200 - 128}
+        inbox.recv_into(buffer)
+        inbox.put(bytes(65536))
+        inbox.put(bytes(4097))
+        assert inbox.drops == {"queue full": 200 - 128 + 1}
+        waiting = [inbox.recv_into(buffer) for _ in range(129)]
+        assert waiting == [65536] * 127 + [5, 65536]
+        inbox.put(bytes(65536))
+        assert inbox.recv_into(buffer) == 65536
+
+
 def test_a_full_queue_drops_what_is_new() -> None:
     with closing(Inbox(frames=2)) as inbox:
         for frame in FRAMES:

@@ -11,6 +11,7 @@ import uvloop
 
 from aioioth._pump import (
     BUDGET,
+    BUDGET_BYTES,
     BUFFER_SIZE,
     DEVICE_DROPS,
     PLUG_DROPS,
@@ -480,3 +481,69 @@ async def test_what_a_source_has_in_front_is_skipped() -> None:
             await turns()
             assert sink.taken == numbered(3)
             assert it.counters.bytes == 300
+
+
+async def test_a_wake_up_moves_half_a_mebibyte_of_long_frames() -> None:
+    assert BUDGET_BYTES == 1 << 19
+    with (
+        Stub(numbered(30, size=65536)) as source,
+        Stub() as sink,
+        Pumping(source, sink) as it,
+    ):
+        moved = []
+        for _ in range(10):
+            before = it.counters.frames
+            await asyncio.sleep(0)
+            moved.append(it.counters.frames - before)
+        assert [count for count in moved if count] == [9, 9, 9, 3]
+        assert sink.taken == numbered(30, size=65536)
+
+
+async def test_headers_pass_and_are_not_counted() -> None:
+    frames = [bytes(10) + frame for frame in numbered(3)]
+    refusals: list[OSError | None] = [None, BlockingIOError()]
+    with Stub([*frames]) as source, Stub(refusals=refusals) as sink:
+        it = Pumping(source, sink)
+        it.pump.carry_headers()
+        with it:
+            await turns()
+            assert sink.taken == frames
+            assert it.counters == Counters(frames=3, bytes=300, pauses=1)
+
+
+class Writing(Stub):
+    """A sink that can be written to at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: OSError | None = None
+        self.full = False
+
+    def write(self, frame: memoryview, /) -> int | None:
+        if self.answer is not None:
+            raise self.answer
+        return None if self.full else self.send(frame)
+
+
+async def test_a_frame_that_is_delivered_at_once() -> None:
+    frame = memoryview(bytes(10) + b"x" * 60)
+    with Stub() as source, Writing() as sink:
+        it = Pumping(source, sink)
+        it.pump.carry_headers()
+        assert not it.pump.deliver(frame)  # not started yet
+        with it:
+            assert it.pump.deliver(frame)
+            assert sink.taken == [bytes(frame)]
+            # Whatever is wrong is dealt with when it comes the usual way.
+            sink.answer = OSError(errno.EBADFD, "gone")
+            assert not it.pump.deliver(frame)
+            sink.answer, sink.full = None, True
+            assert not it.pump.deliver(frame)
+            assert it.counters == Counters(frames=1, bytes=60)
+            assert it.broken == []
+            sink.full = False
+            source.frames, sink.refusals = [bytes(frame)], [BlockingIOError()]
+            it.pump.flush()
+            assert not it.pump.deliver(frame)  # one is held, and goes first
+        assert not it.pump.deliver(frame)
+        assert len(sink.taken) == 1

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import select
+import struct
 import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
@@ -16,9 +17,12 @@ import aioioth
 from aioioth import abc
 from aioioth.errors import BrokenTransportError, ConfigurationError
 from aioioth.switch import MacEntry, PortCounters, PortStats, Switch, SwitchPort
+from aioioth.wire.offload import HEADER_SIZE, VNET_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from typing_extensions import Buffer
 
 A, B, C = (bytes.fromhex(f"02000000000{digit}") for digit in "abc")
 EVERYBODY = b"\xff" * 6
@@ -887,3 +891,169 @@ def test_names() -> None:
     assert str(Switch("/tmp/sw")) == "switch:///tmp/sw"
     assert str(Switch("/tmp/sw", forwarding="hub")) == "hub:///tmp/sw"
     assert str(Switch("/tmp/sw", name="lab")) == "lab"
+
+
+# Ports that have a virtio header in front of each frame.
+
+NO_HEADER = bytes(HEADER_SIZE)
+
+
+class Way:
+    """A stack that takes frames at once, or not."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.takes = takes
+        self.frames: list[bytes] = []
+
+    def __call__(self, data: Buffer) -> bool:
+        if self.takes:
+            self.frames.append(bytes(data))
+        return self.takes
+
+
+def joined(size: int, payload: bytes, to: bytes = B, by: bytes = A) -> bytes:
+    """Return a long segment as a kernel hands it over, with its header."""
+    tcp = bytes.fromhex("0001 0002 00000001 00000002 5010 0400 0000 0000")
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 40 + len(payload), 1, 0, 64, 6, 0)
+    header = VNET_HEADER.pack(1, 1, 54, size, 34, 16)
+    return header + to + by + b"\x08\0" + ip + bytes(8) + tcp + payload
+
+
+async def test_a_long_segment_passes_whole_and_is_cut_for_others() -> None:
+    switch = Switch()
+    async with ports(switch, 4) as [one, two, three, plain]:
+        ways = [Way(), Way(), Way(takes=False)]
+        for port, way in zip((one, two, three), ways, strict=True):
+            assert isinstance(port, abc.CarriesOffloads)
+            assert port.carry_offloads(way)
+        watched: list[bytes] = []
+        switch.watch(watched.append)
+        payload = os.urandom(2500)
+        data = joined(1000, payload)
+        assert one.send(data) == len(data)
+        assert ways[0].frames == received(one) == []
+        assert ways[1].frames == [data]  # at once, and not twice
+        assert received(two) == []
+        assert received(three) == [data]  # it waits
+        parts = received(plain)
+        assert [len(part) for part in parts] == [1054, 1054, 554]
+        assert b"".join(part[54:] for part in parts) == payload
+        assert watched == parts
+        counted = PortCounters(1, len(data) - HEADER_SIZE, {})
+        nothing = PortCounters(0, 0, {})
+        assert one.stats == PortStats(counted, nothing)
+        assert two.stats == three.stats == PortStats(nothing, counted)
+
+
+async def test_complete_frames_get_an_empty_header() -> None:
+    async with ports(Switch(), 3) as [whole, one, two]:
+        whole.carry_offloads(way := Way())
+        one.send(frame(to=EVERYBODY, by=A, payload=bytes(50)))
+        complete = frame(to=EVERYBODY, by=A, payload=bytes(50))
+        # By who does not know better it is not delivered at once: it may be joined.
+        assert received(whole) == [NO_HEADER + complete]
+        assert way.frames == []
+        assert received(two) == [complete]
+        answer = frame(to=A, by=B, payload=bytes(50))
+        whole.send(NO_HEADER + answer)
+        assert received(one) == [answer]
+        assert received(two) == []
+
+
+async def test_what_waits_goes_first() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        one.carry_offloads(Way())
+        two.carry_offloads(way := Way(takes=False))
+        frames = [joined(1000, bytes([number]) * 100) for number in range(3)]
+        one.send(frames[0])
+        way.takes = True
+        one.send(frames[1])
+        assert way.frames == []
+        assert received(two) == frames[:2]
+        one.send(frames[2])
+        assert way.frames == frames[2:]
+
+
+async def test_another_loops_stack_is_woken() -> None:
+    switch = Switch()
+    async with ports(switch, 1) as [one]:
+        one.carry_offloads(Way())
+        way, data = Way(), joined(1000, bytes(100))
+        opened: list[SwitchPort] = []
+
+        async def join() -> None:
+            opened.append(await switch.open("there"))
+            opened[0].carry_offloads(way)
+
+        thread = threading.Thread(target=lambda: asyncio.run(join()))
+        thread.start()
+        thread.join()
+        one.send(data)
+        assert way.frames == []
+        assert readable(opened[0])
+        assert received(opened[0]) == [data]
+        opened[0].close()
+
+
+async def test_a_tag_moves_what_the_header_says() -> None:
+    async with ports(Switch(), 3) as [access, trunk, plain]:
+        access.carry_offloads(back := Way())
+        trunk.carry_offloads(way := Way())
+        access.set_vlans(untagged=5)
+        trunk.set_vlans(tagged=[5])
+        plain.set_vlans(tagged=[5])
+        data = joined(1000, bytes(2500))
+        access.send(data)
+        [tagged] = way.frames
+        assert tagged[HEADER_SIZE:] == with_tag(data[HEADER_SIZE:], 5)
+        assert VNET_HEADER.unpack_from(tagged) == (1, 1, 58, 1000, 38, 16)
+        assert [len(part) for part in received(plain)] == [1058, 1058, 558]
+        answer = joined(1000, bytes(2500), to=A, by=B)
+        head = VNET_HEADER.pack(1, 1, 58, 1000, 38, 16)
+        trunk.send(head + with_tag(answer[HEADER_SIZE:], 5))
+        assert back.frames == [answer]
+        assert received(plain) == []
+        access.send(NO_HEADER + with_tag(frame(to=B, by=A, payload=bytes(9)), 6))
+        assert access.stats.received == PortCounters(
+            1, len(data) - HEADER_SIZE, {"not in this VLAN": 1}
+        )
+
+
+async def test_what_cannot_be_cut_is_counted() -> None:
+    switch = Switch()
+    async with ports(switch, 3) as [one, two, plain]:
+        one.carry_offloads(Way())
+        two.carry_offloads(way := Way())
+        watched: list[bytes] = []
+        switch.watch(watched.append)
+        data = bytearray(joined(0, bytes(2500)))  # of no size
+        one.send(data)
+        assert way.frames == [bytes(data)]  # its kernel may make sense of it
+        assert received(plain) == watched == []
+        assert plain.stats.sent.drops == {"not to be cut": 1}
+
+
+async def test_lengths_with_a_header() -> None:
+    async with ports(Switch(), 2) as [one, two]:
+        one.carry_offloads(Way())
+        two.carry_offloads(way := Way())
+        assert one.send(NO_HEADER + bytes(13)) == 23
+        assert one.send(bytes(3)) == 3
+        shortest = NO_HEADER + frame(to=EVERYBODY, by=A)
+        one.send(shortest)
+        assert way.frames == [shortest]
+        with pytest.raises(OSError) as caught:
+            one.send(NO_HEADER + frame(B, A, bytes(65536)))
+        assert caught.value.errno == errno.EMSGSIZE
+        one.close()
+        with pytest.raises(BrokenTransportError, match="closed"):
+            one.send(shortest)
+        assert one.stats.received.drops == {"too short": 2}
+
+
+@pytest.mark.parametrize("forwarding", ["multi", "bonding"])
+async def test_between_us_and_vde_programs_frames_stay_as_they_are(
+    forwarding: Any,
+) -> None:
+    async with ports(Switch(forwarding=forwarding), 1) as [port]:
+        assert not port.carry_offloads(Way())

@@ -217,6 +217,12 @@ class NodePlug:
         self._port = port
         self._leave: Callable[[], None] | None = leave
 
+    def carry_offloads(self, deliver: Callable[[Buffer], bool], /) -> bool:
+        """See `aioioth.abc.CarriesOffloads.carry_offloads`."""
+        carries = self._port.carry_offloads(deliver)
+        self.send = self._port.send
+        return carries
+
     def hangup_fileno(self) -> int:
         """Return -1: the node is ours."""
         return -1

@@ -101,6 +101,10 @@ class SeqpacketPlug:
         """See `aioioth.abc.Plug.fileno`; -1 when closed."""
         return self._sock.fileno()
 
+    def frame_socket(self) -> int:
+        """See `aioioth.abc.FrameSocket.frame_socket`."""
+        return self._sock.fileno()
+
     def hangup_fileno(self) -> int:
         """See `aioioth.abc.Plug.hangup_fileno`; -1 when closed."""
         return -1 if self._trouble.closed else self._trouble.fileno()

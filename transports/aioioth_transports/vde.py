@@ -289,6 +289,10 @@ class VdePlug:
         """Return the data socket's descriptor."""
         return self._data.fileno()
 
+    def frame_socket(self) -> int:
+        """See `aioioth.abc.FrameSocket.frame_socket`."""
+        return self._data.fileno()
+
     def hangup_fileno(self) -> int:
         """Return the control socket's: the switch never writes there, only closes."""
         return self._ctl.fileno()

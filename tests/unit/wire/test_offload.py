@@ -7,7 +7,7 @@ import struct
 import pytest
 from hypothesis import given, strategies as st
 
-from aioioth.wire.offload import Offload, _checksum
+from aioioth.wire.offload import HEADER_SIZE, Offload, _checksum, complete
 
 MACS = bytes.fromhex("020000000001 020000000002")
 V4 = socket.inet_aton("10.0.0.1") + socket.inet_aton("10.0.0.2")
@@ -185,3 +185,38 @@ def test_anything_gives_frames_or_a_value_error(
         return
     assert cut
     assert all(len(each) >= 14 for each in cut)
+
+
+@VERSIONS
+@PROTOCOLS
+@pytest.mark.parametrize("size", [0, 1000])
+@pytest.mark.parametrize("length", [1, 1400, 1401])
+def test_behind_a_header(version: int, protocol: int, size: int, length: int) -> None:
+    frame = packet(version, protocol, os.urandom(length))
+    start = 14 + (20 if version == 4 else 40)
+    kind = {(4, TCP): 1, (6, TCP): 4}.get((version, protocol), 5) if size else 0
+    place = 16 if protocol == TCP else 6
+    header = struct.pack("=BBHHHH", 1, kind, 0, size, start, place)
+    done = complete(memoryview(header + frame))
+    assert done == offload(version, protocol, size).undo(bytearray(frame))
+    assert done != [frame]
+
+
+@given(
+    st.binary(min_size=14, max_size=200),
+    st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE),
+)
+def test_anything_behind_anything(data: bytes, header: bytes) -> None:
+    try:
+        done = complete(memoryview(header + data))
+    except ValueError:
+        return
+    assert done
+    assert all(len(each) >= 14 for each in done)
+
+
+def test_behind_no_header_it_stays() -> None:
+    frame = bytes(packet(4, TCP, b"hello"))
+    assert complete(memoryview(bytes(HEADER_SIZE) + frame)) == [frame]
+    # The hardware has found the checksum right (VIRTIO_NET_HDR_F_DATA_VALID).
+    assert complete(memoryview(b"\2" + bytes(HEADER_SIZE - 1) + frame)) == [frame]
