@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioioth import _iproute, _rendezvous
+from aioioth._fork import forget_in_children
 from aioioth._iproute import Request
 from aioioth._keeper import messages
 from aioioth._manager import running_manager
@@ -46,6 +47,10 @@ _BRIDGE_NAME = "{}.bridge"
 _BEFORE = 3
 
 _SYSCTLS = (
+    # A bridge of ours is a switch, not a firewall (br_netfilter).
+    "?net/bridge/bridge-nf-call-iptables=0",
+    "?net/bridge/bridge-nf-call-ip6tables=0",
+    "?net/bridge/bridge-nf-call-arptables=0",
     "?net/ipv6/conf/all/disable_ipv6=1",
     "?net/ipv6/conf/default/disable_ipv6=1",
 )
@@ -74,6 +79,7 @@ class Joined:
         self._release = release
         self._loop = asyncio.get_running_loop()
         self._to_tell: list[Request] = []
+        forget_in_children(self)
 
     def tell(self, request: Request) -> None:
         """Have the kernel do something soon, for which nobody waits."""
@@ -84,6 +90,12 @@ class Joined:
     def close(self) -> None:
         """Let the bridge go."""
         self._tell()
+        self.namespace.close()
+        self._release()
+
+    def forget_in_child(self) -> None:
+        """Let a forked child's copy go: the bridge is there for its parent's stacks."""
+        self._to_tell.clear()
         self.namespace.close()
         self._release()
 
@@ -192,6 +204,7 @@ class _Membership:
         self._name = name
         self._meeting: _rendezvous.Meeting | None = None
         self._joining: asyncio.Task[None] | None = None
+        forget_in_children(self)
 
     @property
     def descriptors(self) -> Sequence[int]:
@@ -217,6 +230,10 @@ class _Membership:
             self._joining.cancel()
         if self._meeting is not None:
             self._meeting.close()
+
+    def forget_in_child(self) -> None:
+        """Forget the parent's task; the meeting does the rest."""
+        self._joining = None
 
     def _rejoin(self) -> None:
         what = f"aioioth: join {self._name} again"
@@ -258,54 +275,67 @@ class _Private:
     users: int = 0
 
 
-_privates: dict[str, _Private] = {}
-_privates_lock = threading.Lock()
+class _Privates:
+    """The bridges of this process, by name."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, _Private] = {}
+
+    def enter(self, name: str, made: int | None = None) -> int | None:
+        """Become a user of a bridge.
+
+        Args:
+            name: Its name.
+            made: A new one's namespace, copied if there is none of that name.
+
+        Returns:
+            A descriptor of its namespace, the caller's to close. None: there is none.
+        """
+        with self._lock:
+            private = self._known.get(name)
+            if private is None:
+                if made is None:
+                    return None
+                private = self._known[name] = _Private(os.dup(made))
+            descriptor = os.dup(private.descriptor)
+            private.users += 1
+            return descriptor
+
+    def leave(self, name: str) -> None:
+        """Have one user less; with the last one the bridge is let go."""
+        with self._lock:
+            private = self._known.get(name)
+            if private is None:
+                return  # in a forked child
+            private.users -= 1
+            if not private.users:
+                del self._known[name]
+                os.close(private.descriptor)
+
+    def forget_in_child(self) -> None:
+        """Close our copies in a forked child."""
+        self._lock = threading.Lock()  # its owner may be a thread that is not here
+        while self._known:
+            os.close(self._known.popitem()[1].descriptor)
+
+
+_privates = _Privates()
+forget_in_children(_privates)
 
 
 async def _join_private(manager: Manager, name: str) -> Joined:
     home = await manager.settle()
-    namespace = _find_private(name, home)
-    if namespace is None:
+    descriptor = _privates.enter(name)
+    if descriptor is None:
         made = await _make(home, name)
         try:
-            namespace = _find_private(name, home, made.fileno())
+            descriptor = _privates.enter(name, made.fileno())
         finally:
             made.close()
-        assert namespace is not None
-
-    def release() -> None:
-        with _privates_lock:
-            private = _privates[name]
-            private.users -= 1
-            if not private.users:
-                del _privates[name]
-                os.close(private.descriptor)
-
-    return Joined(home, namespace, release)
-
-
-def _find_private(name: str, home: Home, made: int = -1) -> Namespace | None:
-    """Return the namespace that there is, or take ``made`` for it, if that is any."""
-    with _privates_lock:
-        private = _privates.get(name)
-        if private is None:
-            if made == -1:
-                return None
-            private = _privates[name] = _Private(os.dup(made))
-        descriptor = os.dup(private.descriptor)
-        private.users += 1
-    return Namespace(descriptor, _label(name), home.keeper, home.channel)
-
-
-def _forget_privates() -> None:
-    """Close our copies in a forked child."""
-    global _privates_lock
-    _privates_lock = threading.Lock()  # its owner may be a thread that is not here
-    while _privates:
-        os.close(_privates.popitem()[1].descriptor)
-
-
-os.register_at_fork(after_in_child=_forget_privates)
+        assert descriptor is not None
+    namespace = Namespace(descriptor, _label(name), home.keeper, home.channel)
+    return Joined(home, namespace, lambda: _privates.leave(name))
 
 
 # Both

@@ -33,6 +33,7 @@ class KernelLink:
     """
 
     __slots__ = (
+        "_changing",
         "_closed",
         "_junction",
         "_label",
@@ -60,6 +61,7 @@ class KernelLink:
         self._notify = notify
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
+        self._changing = asyncio.Lock()
         self._closed = False
 
     @property
@@ -74,11 +76,13 @@ class KernelLink:
     async def set_carrier(self, *, on: bool) -> None:
         """Plug the cable in or out; see `aioioth.Interface.set_carrier`."""
         self._check_usable()
-        if on == self.attached:
-            return
-        await self._junction.set_carrier(on=on)
-        self._check_usable()
-        self.attached = on
+        async with self._changing:
+            self._check_usable()
+            if on == self.attached:
+                return
+            await self._junction.set_carrier(on=on)
+            self._check_usable()
+            self.attached = on
         self._notify(
             CarrierUp(self.name, 1) if on else CarrierDown(self.name, "pulled out")
         )

@@ -42,7 +42,7 @@ _managers: dict[asyncio.AbstractEventLoop, Manager] = {}
 _managers_lock = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A line of the user's program."""
 

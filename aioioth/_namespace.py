@@ -172,6 +172,14 @@ class Namespace:
             for _, body in _parcels(wanted):
                 self._channel.tell(messages.ORDERS, body, [descriptor])
 
+    def hand_over(self, descriptor: int) -> None:
+        """Have the keeper close the last copy of a descriptor; never raises.
+
+        For what the kernel takes its time to close: the caller closes his afterwards,
+        and does not wait.
+        """
+        self._channel.tell(messages.CLOSE, b"", [descriptor])
+
     def sockets(self) -> list[int]:
         """Return the descriptors of this process that are sockets in the namespace."""
         with self._in_use() as descriptor:

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aioioth._keeper import messages, orders
-from aioioth.errors import MissingPrivilegeError
+from aioioth.errors import AioiothError, MissingPrivilegeError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 TUN = "opening /dev/net/tun"
 
@@ -110,6 +116,28 @@ def tun_advice(code: int) -> str:
         "You may not use the TAP device: run 'sudo chmod 0666 /dev/net/tun', or leave "
         "out device='tap' to use a packet socket."
     )
+
+
+@contextmanager
+def descriptors_explained() -> Generator[None]:
+    """Say more than "too many open files", if that is what goes wrong in the block.
+
+    Raises:
+        OSError: EMFILE; the message says what the limit is and how to raise it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EMFILE or isinstance(error, AioiothError):
+            raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        message = (
+            f"{os.strerror(errno.EMFILE)}: this process may have {soft}. A stack takes "
+            f"one on a bridge and some more on other networks, and each socket one. "
+            f"Raise the limit with 'ulimit -n' before the start, or with "
+            f"resource.setrlimit, to {hard} at most; or close what is not needed"
+        )
+        raise OSError(errno.EMFILE, message) from error
 
 
 def explain(step: str, code: int) -> OSError:

@@ -15,6 +15,7 @@ from aioioth._iproute import control_socket
 from aioioth._kinds import open_netns
 from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
+from aioioth._preflight import descriptors_explained
 from aioioth._sharing import Sharing
 from aioioth._wiring import Wiring, reach
 from aioioth.errors import ConfigurationError, NetlinkError
@@ -66,7 +67,7 @@ class Running:
         """Plug into the networks, make the stack, configure it; see `Stack.open`."""
         # Everything is undone by the ExitStack, synchronously and in reverse, so that
         # no cancellation can come in between.
-        with ExitStack() as undo:
+        with descriptors_explained(), ExitStack() as undo:
             ways: list[Plug | Junction] = []
             # The networks first: what is wrong there is found before anything is made.
             for wanted in settings.interfaces:

@@ -38,7 +38,7 @@ _MAC = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InterfaceSettings:
     """One interface as it shall be.
 
@@ -75,7 +75,7 @@ class InterfaceSettings:
         return self.mtu
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """A default route.
 
@@ -88,7 +88,7 @@ class Gateway:
     interface: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Settings:
     """A stack as it shall be.
 

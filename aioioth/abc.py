@@ -188,7 +188,7 @@ class FrameTransport(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewInterface:
     """An interface that a `Junction` shall make in a stack.
 

@@ -15,6 +15,7 @@ import struct
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from errno import EBUSY, EEXIST, EOPNOTSUPP, EXFULL
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -33,7 +34,7 @@ from aioioth.errors import (
 from aioioth.wire import rtnetlink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from aioioth._bridging import Joined
     from aioioth._device import Device
@@ -49,6 +50,9 @@ _FRAME_MTU = 65517
 _MAX_NAME = 200
 _LAST_VLAN = 4094
 _MAX_PORTS = 1023  # BR_PORT_BITS
+_MAX_AGEING = 1_000_000
+# So that a request fits into a message to the keeper.
+_VLANS_AT_ONCE = 256
 
 # <linux/if_link.h>, <linux/if_bridge.h>, <linux/rtnetlink.h>, Linux 6.1
 _AF_BRIDGE = 7
@@ -94,8 +98,8 @@ class Bridge:
     Args:
         name: Any text of up to 200 bytes.
         private: Whether it is for this process alone.
-        ageing: Seconds after which it forgets an address that it has not heard; None
-            for what it has: 300 at first.
+        ageing: Seconds after which it forgets an address that it has not heard, up to
+            1,000,000; None for what it has: 300 at first.
         isolated: Whether frames pass only between this port and such that are not
             isolated.
         untagged: The VLAN of frames without a tag at this port, 1 to 4094. Once any
@@ -116,11 +120,11 @@ class Bridge:
         untagged: int | None = None,
         tagged: Iterable[int] = (),
     ) -> None:
-        if len(os.fsencode(name)) > _MAX_NAME or "\0" in name:
+        if len(name.encode(errors="surrogatepass")) > _MAX_NAME or "\0" in name:
             msg = f"bridge {name[:40]!r}: a name has {_MAX_NAME} bytes at most, no NUL"
             raise ConfigurationError(msg)
-        if ageing is not None and ageing < 1:
-            msg = f"ageing={ageing}: expected 1 second at least"
+        if ageing is not None and not 1 <= ageing <= _MAX_AGEING:
+            msg = f"ageing={ageing}: expected 1 to {_MAX_AGEING} seconds"
             raise ConfigurationError(msg)
         self._name = name
         self._private = private
@@ -269,7 +273,14 @@ class BridgePort:
         if on:
             words = requests[0].words
             requests.append(Request(words, self._name.encode(), orders.UNTIL_RUNNING))
-        await _iproute.carry_out(self._seat.joined.namespace, requests)
+        namespace = self._seat.joined.namespace
+        try:
+            await _iproute.carry_out(namespace, requests)
+        except BaseException:
+            # It may be done or not: have it as it was.
+            back = _iproute.set_link(self._name, up=not on)
+            namespace.tell([(back.where, back.what, back.payload)])
+            raise
 
     def close(self) -> None:
         """See `aioioth.abc.Junction.close`.
@@ -358,7 +369,10 @@ def _port_requests(settings: _Settings, name: str, index: int) -> list[Request]:
         wanted = dict.fromkeys(settings.tagged, 0)
         if settings.untagged is not None:
             wanted[settings.untagged] = _PVID_UNTAGGED
-        requests.append(_vlans(index, _RTM_SETLINK, wanted))
+        requests += [
+            _vlans(index, _RTM_SETLINK, dict(batch))
+            for batch in _in_batches(wanted.items())
+        ]
     return requests
 
 
@@ -389,6 +403,12 @@ def _vlans(index: int, kind: int, vlans: dict[int, int]) -> Request:
     body = rtnetlink.link_body(spec, family=_AF_BRIDGE, index=index)
     message = rtnetlink.request(kind, body, rtnetlink.NLM_F_ACK)
     return Request(f"bridge vlan of port {index}", message)
+
+
+def _in_batches(vlans: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    left = iter(vlans)
+    while batch := list(islice(left, _VLANS_AT_ONCE)):
+        yield batch
 
 
 def _in_order(vlans: Iterable[int]) -> tuple[int, ...]:

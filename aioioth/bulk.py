@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aioioth._background import carried
 from aioioth._settings import parse_ip
 from aioioth.errors import ConfigurationError
+from aioioth.networks import find_network
 from aioioth.stack import Stack
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ _INTERFACES = (ipaddress.IPv4Interface, ipaddress.IPv6Interface)
 class open_stacks:  # noqa: N801  (it is called like a function)
     """Open many stacks that differ only in their addresses.
 
-    ``async with aioioth.open_stacks(1000, "bridge://lan", ip="10.0.0.1/16") as stacks:``
-    gives a list of open stacks; the first is 10.0.0.1, the second 10.0.0.2, and so on.
+    ``async with open_stacks(1000, "bridge://lan", ip="10.0.0.1/16") as stacks:`` gives
+    a list of open stacks; the first is 10.0.0.1, the second 10.0.0.2, and so on.
     They are made side by side, and closed together in the end. A stack may be closed
     earlier.
 
@@ -67,9 +68,10 @@ class open_stacks:  # noqa: N801  (it is called like a function)
         if settings.get("mac") is not None:
             msg = "mac: two stacks with the same one do not hear each other; leave it"
             raise ConfigurationError(msg)
+        networks: list[Any] = [find_network(vnl) for vnl in vnls]
         self._stacks = [
             Stack(
-                *vnls,
+                *networks,
                 ip=addresses,
                 name=None if name is None else f"{name}{number}",
                 **settings,

@@ -36,7 +36,7 @@ _MAX_DEPTH = 16
 _depth = ContextVar("_depth", default=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Network:
     """A virtual network that was named, and the way to it.
 
@@ -59,14 +59,16 @@ def find_network(vnl: object) -> Network:
     ``~/.vde2/default.switch``, if there is one, either of both kinds.
 
     Args:
-        vnl: A text; a path, whatever characters are in it; or an object that is a
-            transport, such as a `Switch`.
+        vnl: A text; a path, whatever characters are in it; an object that is a
+            transport, such as a `Switch`; or what this function has returned.
 
     Raises:
         VnlError: It makes no sense; the message shows where.
         UnknownSchemeError: No transport serves its scheme.
         ConfigurationError: It is something else altogether, or a file without a VNL.
     """
+    if isinstance(vnl, Network):
+        return vnl
     if _is_transport(vnl):
         return Network(None, str(vnl), vnl)
     if isinstance(vnl, os.PathLike):

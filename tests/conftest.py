@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,11 +39,35 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
     return {"asyncio": _debugging_loop, "uvloop": uvloop.new_event_loop}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _runtime_directory() -> Iterator[None]:
+    """A directory of this run's own, where its programs meet and nobody else's."""
+    with (
+        tempfile.TemporaryDirectory(prefix="aioioth-run-") as path,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("XDG_RUNTIME_DIR", path)
+        yield
+
+
+def _names_left() -> list[str]:
+    """Return what programs that are gone have left for others to find."""
+    place = Path(os.environ["XDG_RUNTIME_DIR"], "aioioth")
+    try:
+        return [os.fspath(place), *os.listdir(place)]
+    except FileNotFoundError:
+        return []
+
+
 @pytest.fixture(autouse=True)
-def _leak_check() -> Iterator[None]:
+def _leak_check(_runtime_directory: None) -> Iterator[None]:
     """Around the test and its loop: nothing is left behind."""
     with no_leaks():
         yield
+    deadline = time.monotonic() + 2.0
+    while left := _names_left():
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -342,13 +342,12 @@ class Channel:
     def tell(self, operation: int, body: bytes, sent: Sequence[int]) -> None:
         """Ask for something soon, and do not wait for it; see `Keeper.ask`.
 
-        Without a keeper, or one that is too busy, it is left undone. Never raises.
+        Without a keeper, or with one that is too busy, it is left undone. Never raises.
         """
-        if self._closed:
-            return
-        request = messages.pack_request(operation, messages.NO_ANSWER, body)
-        with contextlib.suppress(OSError, KeeperError):
-            messages.send(self._connected(), request, sent)
+        if self._sock is not None:
+            request = messages.pack_request(operation, messages.NO_ANSWER, body)
+            with contextlib.suppress(OSError):
+                messages.send(self._sock, request, sent)
 
     def _connected(self) -> socket.socket:
         if self._sock is None:

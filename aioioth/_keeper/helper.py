@@ -24,6 +24,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  (pathlib would double the start-up time)
 
@@ -43,6 +44,9 @@ SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
+
+# Nobody waits for it.
+_CLOSING_SECONDS = 0.02
 
 # To leave what we share with other programs.
 _LEAVING_SECONDS = 1.5
@@ -191,6 +195,19 @@ class Keeper:
 
     def __init__(self, user_namespace: int | None) -> None:
         self.failure: StepError | None = None
+        # What operations do; the second kind inside of the first descriptor.
+        self._anywhere = {
+            messages.USER_NAMESPACE: self._tell_user_namespace,
+            messages.NETWORK_NAMESPACE: self._stack_namespace,
+            messages.ORDERS: self._orders,
+            messages.MEETING: self._meet,
+            messages.CLOSE: self._close_soon,
+        }
+        self._inside = {
+            messages.SOCKET: self._sockets,
+            messages.TAP: self._tap,
+            messages.SYSCTL: self._sysctl,
+        }
         self.user_namespace = user_namespace
         try:
             if user_namespace is None:
@@ -273,30 +290,20 @@ class Keeper:
             self.serve(channel)
 
     def _perform(self, operation: int, body: bytes, received: list[int]) -> list[int]:
-        if operation == messages.USER_NAMESPACE:
-            return [] if self.user_namespace is None else [self.user_namespace]
-        if operation == messages.NETWORK_NAMESPACE:
-            return [self._stack_namespace(body)]
-        if operation == messages.ORDERS:
-            self._orders(body, received)
-            return []
-        if operation == messages.MEETING:
-            self._meet(body, received)
-            return []
+        if operation in self._anywhere:
+            return self._anywhere[operation](body, received)
+        if operation not in self._inside:
+            raise StepError(OSError(errno.ENOSYS, ""), f"operation {operation}")
         try:
             setns(received[0], CLONE_NEWNET)
         except OSError as error:
             raise StepError(error, "entering a network namespace") from None
-        if operation == messages.SOCKET:
-            return self._sockets(body)
-        if operation == messages.TAP:
-            return [self._tap(body)]
-        if operation == messages.SYSCTL:
-            self._sysctl(body)
-            return []
-        raise StepError(OSError(errno.ENOSYS, ""), f"operation {operation}")
+        return self._inside[operation](body)
 
-    def _stack_namespace(self, body: bytes) -> int:
+    def _tell_user_namespace(self, _: bytes, __: list[int]) -> list[int]:
+        return [] if self.user_namespace is None else [self.user_namespace]
+
+    def _stack_namespace(self, body: bytes, _: list[int]) -> list[int]:
         namespace = self._new_network_namespace()
         try:
             self._loopback_up()
@@ -304,17 +311,18 @@ class Keeper:
         except StepError:
             os.close(namespace)
             raise
-        return namespace
+        return [namespace]
 
     @staticmethod
-    def _meet(body: bytes, received: list[int]) -> None:
+    def _meet(body: bytes, received: list[int]) -> list[int]:
         try:
             meeting.start(received, body.decode())
         except OSError as error:
             raise StepError(error, "meeting other programs") from None
+        return []
 
     @staticmethod
-    def _orders(body: bytes, namespaces: list[int]) -> None:
+    def _orders(body: bytes, namespaces: list[int]) -> list[int]:
         def open_socket(where: int) -> socket.socket:
             setns(namespaces[where], CLONE_NEWNET)
             return socket.socket(
@@ -326,6 +334,13 @@ class Keeper:
         except orders.RefusedError as error:
             step = f"{messages.ORDER} {error.number} {error.text}"
             raise StepError(error, step) from None
+        return []
+
+    @staticmethod
+    def _close_soon(_: bytes, received: list[int]) -> list[int]:
+        copies = [os.dup(descriptor) for descriptor in received]
+        threading.Thread(target=_close_later, args=[copies], daemon=True).start()
+        return []
 
     @staticmethod
     def _sockets(body: bytes) -> list[int]:
@@ -341,7 +356,7 @@ class Keeper:
         return made
 
     @staticmethod
-    def _tap(name: bytes) -> int:
+    def _tap(name: bytes) -> list[int]:
         try:
             descriptor = os.open(
                 "/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
@@ -354,7 +369,7 @@ class Keeper:
         except OSError as error:
             os.close(descriptor)
             raise StepError(error, "TAP interface") from None
-        return descriptor
+        return [descriptor]
 
     @staticmethod
     def _loopback_up() -> None:
@@ -366,7 +381,7 @@ class Keeper:
             raise StepError(error, "ip link set lo up") from None
 
     @staticmethod
-    def _sysctl(lines: bytes) -> None:
+    def _sysctl(lines: bytes) -> list[int]:
         """Write ``name=value`` lines; a name with ``?`` in front may be missing."""
         for line in lines.decode().splitlines():
             name, _, value = line.removeprefix("?").partition("=")
@@ -375,6 +390,13 @@ class Keeper:
             except StepError as failure:
                 if not (line.startswith("?") and failure.errno == errno.ENOENT):
                     raise
+        return []
+
+
+def _close_later(descriptors: list[int]) -> None:
+    """Close descriptors when whoever sent them has closed his; may take a while."""
+    time.sleep(_CLOSING_SECONDS)
+    messages.close_all(descriptors)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ SYSCTL = 5  # body: sysctl lines [namespace ->]
 CHANNEL = 6  # body empty; no reply [one end of a new SEQPACKET pair ->]
 ORDERS = 7  # body: see `orders` [namespaces ->]
 MEETING = 8  # body: name of the socket [see `meeting.start` ->]
+CLOSE = 9  # body empty [what to close ->]
 
 NO_ANSWER = 0  # sequence number of a request that is not answered
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
 import time
 
 TYPE_CHECKING = False  # typing would take its time
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     Order = tuple[int, int, bytes]

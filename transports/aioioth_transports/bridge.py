@@ -15,12 +15,15 @@ Source: `aioioth.bridge`.
 
 from __future__ import annotations
 
+import re
+
 from aioioth.bridge import Bridge
 from aioioth.errors import ConfigurationError
 from aioioth.vnl import parse_bracket
 
 _LARGEST_AGEING = 1_000_000
 _LAST_VLAN = 4094
+_VLANS = re.compile(r"[0-9]{1,4}(\+[0-9]{1,4})*")
 
 
 class BridgeTransport(Bridge):
@@ -44,12 +47,9 @@ class BridgeTransport(Bridge):
             ageing = parsed.integer("ageing", 0, low=1, high=_LARGEST_AGEING)
         if "untagged" in parsed.options:
             untagged = parsed.integer("untagged", 0, low=1, high=_LAST_VLAN)
-        tagged = []
-        for text in parsed.options.get("tagged", "").split("+"):
-            if text and not text.isdecimal():
-                parsed.refuse("tagged", "expected VLANs like 10+20")
-            if text:
-                tagged.append(int(text))
+        tagged = parsed.options.get("tagged")
+        if tagged is not None and not _VLANS.fullmatch(tagged):
+            parsed.refuse("tagged", "tagged: expected VLANs like 10+20")
         try:
             super().__init__(
                 parsed.base,
@@ -57,7 +57,7 @@ class BridgeTransport(Bridge):
                 ageing=ageing,
                 isolated="isolated" in parsed.options,
                 untagged=untagged,
-                tagged=tagged,
+                tagged=[] if tagged is None else map(int, tagged.split("+")),
             )
         except ConfigurationError as error:
             parsed.refuse("", str(error))
