@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aioioth import Stack
 from aioioth._plugins import FALLBACK, TRANSPORTS
+from aioioth._speedups import are_there
 from aioioth.errors import AioiothError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _TRIED: dict[str, Callable[[], Stack]] = {
     "a stack of its own": Stack,
     "an interface as TAP": lambda: Stack("null://", device="tap"),
     "an interface as packet socket": lambda: Stack("null://", device="packet"),
+    "an interface on a bridge": lambda: Stack("bridge://[private]"),
 }
 
 
@@ -50,6 +52,8 @@ def main() -> None:
     outcome = asyncio.run(_try_everything())
     for what, reason in outcome.items():
         print(f"{what + ':':31} {'works' if reason is None else reason}")
+    compiled = "in use" if are_there() else "not in use (optional: aioioth-speedups)"
+    print(f"{'the compiled step:':31} {compiled}")
     alone, *interfaces = outcome.values()
     if alone is None and None in interfaces:
         print("aioioth works here.")

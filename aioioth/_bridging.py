@@ -78,32 +78,27 @@ class Joined:
         self.users = 0
         self._release = release
         self._loop = asyncio.get_running_loop()
-        self._to_tell: list[Request] = []
         forget_in_children(self)
 
     def tell(self, request: Request) -> None:
-        """Have the kernel do something soon, for which nobody waits."""
-        if not self._to_tell and not self._loop.is_closed():
-            self._loop.call_soon(self._tell)
-        self._to_tell.append(request)
+        """Have the kernel do something soon, for which nobody waits.
+
+        One thing at a time: if the kernel refuses, as its interface is gone already,
+        that is no reason to leave out another's.
+        """
+        if not self._loop.is_closed():
+            order = request.where, request.what, request.payload
+            self.namespace.tell([order])
 
     def close(self) -> None:
         """Let the bridge go."""
-        self._tell()
         self.namespace.close()
         self._release()
 
     def forget_in_child(self) -> None:
         """Let a forked child's copy go: the bridge is there for its parent's stacks."""
-        self._to_tell.clear()
         self.namespace.close()
         self._release()
-
-    def _tell(self) -> None:
-        requests, self._to_tell = self._to_tell, []
-        self.namespace.tell(
-            [(each.where, each.what, each.payload) for each in requests]
-        )
 
 
 class Bridges:
@@ -232,8 +227,8 @@ class _Membership:
             self._meeting.close()
 
     def forget_in_child(self) -> None:
-        """Forget the parent's task; the meeting does the rest."""
-        self._joining = None
+        """Forget the parent's task; the meeting itself lets go of all else."""
+        self._joining = self._meeting = None
 
     def _rejoin(self) -> None:
         what = f"aioioth: join {self._name} again"

@@ -5,8 +5,10 @@ connection that follow one another, read in the same wake-up, are therefore writ
 single long one, and the kernel is told how long each was (a virtio header, as network
 cards do it). Nothing is held back beyond the wake-up, and the order stays.
 
-The checksum of the whole is worked out from the checksums of the parts, so that it is
-wrong if one of them is, and the kernel finds out: nothing has to be read but headers.
+The kernel does not look at the checksum of what was joined, and a stack that forwards
+it computes new ones. So the checksums of all parts are looked at before, in one go: if
+one is wrong, all are written as they came, and whoever they are for finds out. What
+cancels out within a long segment would do so here; one damaged part is always seen.
 
 Source: RFC 9293, RFC 791, RFC 8200, RFC 1071; `aioioth.wire.offload`.
 """
@@ -18,7 +20,13 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from aioioth.wire.offload import HEADER_SIZE, JOINED_TCPV4, JOINED_TCPV6, VNET_HEADER
+from aioioth.wire.offload import (
+    HEADER_SIZE,
+    JOINED_TCPV4,
+    JOINED_TCPV6,
+    NEEDS_CHECKSUM,
+    VNET_HEADER,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +44,12 @@ _LONGEST_HEADERS = _ETHERNET + 40 + 60
 
 # Places and lengths of what differs from one IPv4 packet to the next.
 _IDENTIFICATION, _CHECKSUM = (18, 2), (24, 2)
+
+# Places in a TCP header.
+_FLAGS, _WINDOW, _TCP_CHECKSUM = 13, 14, 16
+
+# So many bytes are divided at once.
+_DIVIDED = 200
 
 # It would not be worth it for less.
 _SHORTEST, _FEWEST_BYTES = 600, 400
@@ -65,13 +79,15 @@ class Merger:
         self._buffer = _shared_buffer()
         self._end = 0
         self._limit = 0
-        # Of the first of those that wait: where its payload begins, its headers without
-        # what may differ, and the same with the next sequence number.
-        self._start = 0
+        # Of the first of those that wait: where TCP begins, where its payload does, its
+        # headers without what may differ, and the same with the next sequence number.
+        self._transport = self._start = 0
         self._mask = self._expected = self._step = 0
-        self._push = self._pushed = 0
-        self._tcp_mask = self._sums = 0
+        self._push = 0
         self._size = self._length = self._count = 0
+        # The headers of all; all frames but the first, as numbers, added up.
+        self._heads: list[int] = []
+        self._total = 0
 
     def send(self, frame: memoryview, /) -> int | None:
         """Write a frame, or have it wait for the next one.
@@ -82,8 +98,11 @@ class Merger:
         length = len(frame)
         if self._end:
             if length == self._length and self._end <= self._limit:
-                head = int.from_bytes(frame[: self._start], "big")
+                # To make a number of bytes is most of what all this costs.
+                number = int.from_bytes(frame, "big")
+                head = number >> 8 * self._size
                 if head & self._mask == self._expected:
+                    self._total += number
                     return self._append(frame, head, length)
             self.finish()
         if length >= _SHORTEST and self._begin(frame, length):
@@ -105,14 +124,13 @@ class Merger:
         return self.send(frame[HEADER_SIZE:])
 
     def _append(self, frame: memoryview, head: int, length: int) -> int:
-        self._sums += (head & self._tcp_mask) % 0xFFFF
+        self._heads.append(head)
         end = self._end + self._size
         self._buffer[self._end : end] = frame[self._start :]
         self._end = end
         self._expected += self._step
         self._count += 1
         if head & self._push:
-            self._pushed = _PSH
             self.finish()
         return length
 
@@ -122,20 +140,31 @@ class Merger:
             return
         frame = self._buffer[: self._end]
         self._end = 0
-        if self._count > 1:
-            self._seal(frame, self._count)
         try:
-            if self._write(frame) is None:
-                self._lose(OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)))
-        except OSError as error:
-            self._lose(error)
+            if self._count == 1 or self._seal(frame):
+                self._give(frame, self._count)
+            else:
+                self._give_singly(frame)
         finally:
             frame[:HEADER_SIZE] = _NOTHING
 
-    def _lose(self, error: OSError) -> None:
-        self.error = error.with_traceback(None)
-        self.lost += self._count
-        self.lost_bytes += self._count * self._length
+    def _give(self, frame: memoryview, count: int) -> None:
+        try:
+            if self._write(frame) is not None:
+                return
+            error = OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        except OSError as caught:
+            error = caught.with_traceback(None)
+        self.error = error
+        self.lost += count
+        self.lost_bytes += count * self._length
+
+    def _give_singly(self, frame: memoryview) -> None:
+        at, start, size = HEADER_SIZE + self._start, self._start, self._size
+        for head in self._heads:
+            part = head.to_bytes(start, "big") + frame[at : at + size]
+            self._give(memoryview(_NOTHING + part), 1)
+            at += size
 
     def _begin(self, frame: memoryview, length: int) -> bool:
         """Have a frame wait if it is a segment that others may follow."""
@@ -145,44 +174,57 @@ class Merger:
             return False
         transport, start, differing = found
         size = length - start
-        self._push = _PSH << 8 * (start - transport - 14)
-        self._mask = _mask(start, *differing, (transport + 14, 4)) & ~self._push
+        self._push = _PSH << 8 * (start - transport - _FLAGS - 1)
+        differing = *differing, (transport + _WINDOW, 4)
+        self._mask = _mask(start, *differing) & ~self._push
         self._step = size << 8 * (start - transport - 8)
-        self._tcp_mask = (1 << 8 * (start - transport)) - 1
         number = int.from_bytes(head[:start], "big")
+        self._heads = [number]
+        self._total = 0
         self._expected = (number & self._mask) + self._step
-        self._sums = (number & self._tcp_mask) % 0xFFFF
-        self._start, self._size, self._length = start, size, length
+        self._transport, self._start = transport, start
+        self._size, self._length = size, length
         self._end = HEADER_SIZE + length
         self._limit = HEADER_SIZE + _ETHERNET + _LONGEST_PACKET - size
-        self._pushed = 0
         self._count = 1
         self._buffer[HEADER_SIZE : self._end] = frame
         return True
 
-    def _seal(self, frame: memoryview, count: int) -> None:
-        """Make one segment of several: lengths, checksums, a header for the kernel."""
-        start, size = self._start, self._size
+    def _seal(self, frame: memoryview) -> bool:
+        """Make one segment of several; False, and nothing, if one is damaged.
+
+        That is: lengths, the newest window, and a header for the kernel.
+        """
+        transport, start, size = self._transport, self._start, self._size
         packet = frame[HEADER_SIZE:]
         length = len(packet)
-        if packet[14] >> 4 == 4:
-            kind, transport = JOINED_TCPV4, _ETHERNET + 20
+        is_v4 = packet[14] >> 4 == 4
+        pseudo = _sum(packet[26:34] if is_v4 else packet[22:54]) + _TCP
+        # What has a right checksum comes to nothing: IPv4's header, and TCP with its
+        # pseudo header.
+        before = _sum(packet[: _ETHERNET if is_v4 else transport])
+        each = before - pseudo - (start - transport + size)
+        total = self._total + int.from_bytes(packet[: self._length], "big")
+        if (_fold(total, self._length + 4) - self._count * each) % 0xFFFF:
+            return False
+        if is_v4:
+            kind = JOINED_TCPV4
             _put(packet, 16, length - _ETHERNET)
             _put(packet, 24, 0)
             _put(packet, 24, 0xFFFF - _sum(packet[14:transport]))
-            addresses = _sum(packet[26:34])
         else:
-            kind, transport = JOINED_TCPV6, _ETHERNET + 40
+            kind = JOINED_TCPV6
             _put(packet, 18, length - transport)
-            addresses = _sum(packet[22:54])
-        # What each part's payload adds up to is what its checksum leaves to be desired.
-        part = addresses + _TCP + start - transport + size
-        payload = -(count * part + self._sums)
-        packet[transport + 13] |= self._pushed
-        _put(packet, transport + 16, 0)
-        whole = addresses + _TCP + length - transport + _sum(packet[transport:start])
-        _put(packet, transport + 16, -(whole + payload) % 0xFFFF)
-        frame[:HEADER_SIZE] = VNET_HEADER.pack(0, kind, start, size, 0, 0)
+        last = self._heads[-1].to_bytes(start, "big")
+        window = slice(transport + _WINDOW, transport + _WINDOW + 2)
+        packet[window] = last[window]
+        packet[transport + _FLAGS] |= last[transport + _FLAGS] & _PSH
+        pseudo += length - transport
+        _put(packet, transport + _TCP_CHECKSUM, pseudo % 0xFFFF)
+        frame[:HEADER_SIZE] = VNET_HEADER.pack(
+            NEEDS_CHECKSUM, kind, start, size, transport, _TCP_CHECKSUM
+        )
+        return True
 
 
 def _shared_buffer() -> memoryview:
@@ -240,6 +282,18 @@ def _mask(size: int, *differing: tuple[int, int]) -> int:
 def _sum(words: memoryview) -> int:
     """Add up words as RFC 1071 does: 2**16 is 1, modulo 2**16 - 1."""
     return int.from_bytes(words, "big") % 0xFFFF
+
+
+def _fold(number: int, size: int) -> int:
+    """Return the remainder that is the sum of all words of a number of so many bytes.
+
+    Halves are added up before it is divided: measured, 0.9 us for 1514 bytes, not 1.7.
+    """
+    while size > _DIVIDED:
+        half = size // 4 * 16
+        number = (number >> half) + (number & (1 << half) - 1)
+        size = size - half // 8 + 2
+    return number % 0xFFFF
 
 
 def _put(packet: memoryview, place: int, number: int) -> None:

@@ -6,7 +6,15 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from aioioth._background import carried_call, running_loop
+from typing_extensions import override
+
+from aioioth._background import (
+    Resident,
+    carried,
+    carried_call,
+    in_trio_task,
+    running_loop,
+)
 from aioioth._manager import calling_place, running_manager
 from aioioth.errors import BusyError, ClosedError, WrongLoopError
 from aioioth.events import EventStream
@@ -52,17 +60,24 @@ class Parts(Protocol):
 _PartsT = TypeVar("_PartsT", bound=Parts)
 
 
-class Owned(ABC, Generic[_PartsT]):
+class Owned(Resident, ABC, Generic[_PartsT]):
     """The life of a stack or a cable, and its events.
 
     Args:
         name: Shown in messages.
+        pump_thread: Whether it lives in aioioth's thread; see `aioioth.Stack`.
+
+    Attributes:
+        owner: Of the event loop that it was opened on, and that closes it in the end if
+            nobody has. None if that was trio's.
     """
 
     _unclosed: ClassVar[type[Warning]]
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, pump_thread: bool = False) -> None:
+        self.owner: Manager | None = None
         self._name = name
+        self._pump_thread = pump_thread
         self._place: Place = calling_place()
         self._state = State.NEW
         self._running: _PartsT | None = None
@@ -87,7 +102,7 @@ class Owned(ABC, Generic[_PartsT]):
             WrongLoopError: It belongs to another event loop.
         """
         self.check_usable()
-        stream = EventStream(self._event_streams.remove)
+        stream = EventStream(self._event_streams.remove, in_thread=self._pump_thread)
         self._event_streams.append(stream)
         return stream
 
@@ -105,10 +120,12 @@ class Owned(ABC, Generic[_PartsT]):
 
         `aclose` is better: it lets the last frames go first.
         """
-        self._state = State.CLOSED
         running, self._running = self._running, None
+        self._state = State.CLOSED
         if running is not None:
             running.manager.discard(self)
+            if self.owner is not None:
+                self.owner.discard(self)
             running.close()
         for stream in list(self._event_streams):
             stream.close()
@@ -127,6 +144,8 @@ class Owned(ABC, Generic[_PartsT]):
     def check_usable(self) -> asyncio.AbstractEventLoop:
         """Return the loop that it belongs to, which must be the running one.
 
+        With ``pump_thread`` that is the thread's.
+
         Raises:
             ClosedError: It is not open.
             WrongLoopError: It belongs to another event loop.
@@ -136,7 +155,19 @@ class Owned(ABC, Generic[_PartsT]):
             raise self._wrong_loop()
         return loop
 
+    @property
+    @override
+    def _in_thread(self) -> bool:
+        if not self._pump_thread or self._state is State.CLOSED:
+            return False
+        return self._running is None or not self._running.inherited
+
     async def _open(self) -> Self:
+        owner = None if in_trio_task() else await running_manager()
+        return await self._open_there(owner)
+
+    @carried
+    async def _open_there(self, owner: Manager | None) -> Self:
         if self._state is State.CLOSED:
             raise ClosedError(str(self))
         if self._state is not State.NEW:
@@ -155,7 +186,10 @@ class Owned(ABC, Generic[_PartsT]):
             raise ClosedError(str(self))
         self._state = State.OPEN
         self._running = running
+        self.owner = owner
         manager.add(self, self._unclosed)
+        if owner is not None:
+            owner.add(self, self._unclosed)
         return self
 
     @abstractmethod

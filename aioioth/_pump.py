@@ -12,11 +12,10 @@ source's side, where TCP sees it. Nothing a pump meets is raised into the loop.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from aioioth._speedups import FULL, SOURCE_BROKEN
+from aioioth._speedups import FULL, SOURCE_BROKEN, why_broken
 from aioioth.abc import SignalsRoom
 from aioioth.wire.offload import HEADER_SIZE
 
@@ -302,7 +301,7 @@ class Pump:
                 self._wait_for_room()
         else:
             end = self._source if state == SOURCE_BROKEN else self._sink
-            self._break(end, OSError(mover.error, os.strerror(mover.error)))
+            self._break(end, why_broken(mover))
 
     def _hold(self, frame: memoryview) -> None:
         self._held = bytes(frame)

@@ -127,7 +127,8 @@ class SpareSockets:
 
     def _look(self) -> None:
         """Close the spares if no socket was asked for lately; look again otherwise."""
-        last = max(supply.used for supply in self._supplies.values())
+        with self._lock:
+            last = max(supply.used for supply in self._supplies.values())
         if monotonic() - last < _LIFE_SECONDS:
             self._watch()
             return

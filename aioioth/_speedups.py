@@ -83,6 +83,11 @@ def make_receiver(
     return mover
 
 
+def why_broken(mover: Mover) -> OSError:
+    """Return why an end is broken, as that end's own methods would have raised it."""
+    return OSError(mover.error, os.strerror(mover.error))
+
+
 @functools.cache
 def _load() -> ModuleType | None:
     try:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import socket
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from typing_extensions import override
 
+from aioioth._background import Errand
 from aioioth._context import FAMILIES, current_stack
 
 if TYPE_CHECKING:
@@ -39,10 +40,22 @@ async def run_on(
         The coroutine is cancelled where it waits, once, and waited for. If it returns
         or raises all the same, so does this.
     """
-    errand = _Errand(loop, make)
-    loop.call_soon_threadsafe(errand.begin)
-    await trio.lowlevel.wait_task_rescheduled(errand.abort)
-    return errand.outcome()
+    task = trio.lowlevel.current_task()
+    token = trio.lowlevel.current_trio_token()
+    cancelled: list[Callable[[], NoReturn]] = []
+
+    def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+        cancelled.append(raise_cancel)
+        errand.cancel()
+        return trio.lowlevel.Abort.FAILED
+
+    resume = functools.partial(token.run_sync_soon, trio.lowlevel.reschedule, task)
+    errand = Errand(loop, make, resume)
+    errand.start()
+    await trio.lowlevel.wait_task_rescheduled(abort)
+    if cancelled and errand.was_cancelled:
+        cancelled[0]()
+    return errand.result()
 
 
 async def wait_for(future: concurrent.futures.Future[None]) -> None:
@@ -56,49 +69,6 @@ async def wait_for(future: concurrent.futures.Future[None]) -> None:
     future.add_done_callback(lambda _: token.run_sync_soon(done.set))
     with trio.CancelScope(shield=True):
         await done.wait()
-
-
-class _Errand(Generic[_T]):
-    """A task on an asyncio loop that a task of trio waits for."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        make: Callable[[], Coroutine[Any, Any, _T]],
-    ) -> None:
-        self._loop = loop
-        self._make = make
-        self._waiting = trio.lowlevel.current_task()
-        self._token = trio.lowlevel.current_trio_token()
-        self._task: asyncio.Task[_T] | None = None
-        self._raise_cancel: Callable[[], NoReturn] | None = None
-
-    def begin(self) -> None:
-        """Start; on the loop."""
-        self._task = self._loop.create_task(self._make())
-        self._task.add_done_callback(self._end)
-
-    def abort(self, raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
-        """Cancel it; trio calls this."""
-        self._raise_cancel = raise_cancel
-        # In the turn after the next: a task that is cancelled before its first step
-        # never begins, and aclose() has to close.
-        self._loop.call_soon_threadsafe(self._loop.call_soon, self._cancel)
-        return trio.lowlevel.Abort.FAILED
-
-    def outcome(self) -> _T:
-        """Return or raise what came of it."""
-        assert self._task is not None
-        if self._task.cancelled() and self._raise_cancel is not None:
-            self._raise_cancel()
-        return self._task.result()
-
-    def _cancel(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
-
-    def _end(self, _: asyncio.Task[_T]) -> None:
-        self._token.run_sync_soon(trio.lowlevel.reschedule, self._waiting)
 
 
 # The hooks

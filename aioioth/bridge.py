@@ -36,6 +36,8 @@ from aioioth.wire import rtnetlink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from typing_extensions import Buffer
+
     from aioioth._bridging import Joined
     from aioioth._device import Device
     from aioioth._manager import Home
@@ -61,6 +63,7 @@ _IFLA_BR_AGEING_TIME = 4
 _IFLA_BR_VLAN_FILTERING = 7
 _IFLA_INFO_SLAVE_KIND = 4
 _IFLA_INFO_SLAVE_DATA = 5
+_IFLA_PROTINFO = 12
 _IFLA_BRPORT_STATE = 1
 _IFLA_BRPORT_ISOLATED = 33
 _IFLA_BRIDGE_VLAN_INFO = 2
@@ -170,7 +173,8 @@ class Bridge:
             seat = await self._enter()
             undo.callback(seat.leave)
             device, name, index = await _make_device(seat.joined)
-            undo.callback(device.close)
+            plug = BridgePlug(seat, device, index)
+            undo.callback(plug.close)
             up = _iproute.set_link(name, mtu=_FRAME_MTU, up=True)
             requests = [
                 up,
@@ -182,7 +186,7 @@ class Bridge:
             except NetlinkError as error:
                 raise _broken(str(self), error) from error
             undo.pop_all()
-        return BridgePlug(seat, device)
+        return plug
 
     async def _enter(self) -> _Seat:
         bridges = await running_bridges()
@@ -198,6 +202,11 @@ class _Seat:
         self.joined = joined
         self._leave: Callable[[], None] | None = leave
         self._process = os.getpid()
+
+    def tell(self, request: Request) -> None:
+        """Have the kernel do something there; never waits, never raises."""
+        if self._leave is not None and self._process == os.getpid():
+            self.joined.tell(request)
 
     def leave(self) -> None:
         """Use it no more. Idempotent, never waits, never raises."""
@@ -215,7 +224,7 @@ class BridgePort:
         home: Where stacks have to be that are to be joined to it.
     """
 
-    __slots__ = ("_name", "_seat", "_settings", "_vnl", "home")
+    __slots__ = ("_index", "_name", "_seat", "_settings", "_vnl", "home")
 
     kind = "veth"
     mtu = _MTU
@@ -225,16 +234,16 @@ class BridgePort:
         self._seat = seat
         self._vnl = vnl
         self._settings = settings
-        self._name = ""
+        self._name, self._index = "", 0
 
     async def make(self, wanted: NewInterface, /) -> None:
         """See `aioioth.abc.Junction.make`."""
         namespace = self._seat.joined.namespace
         for attempt in range(_ATTEMPTS):
-            self._name, index = _random_name()
+            self._name, self._index = _random_name()
             try:
                 await _iproute.carry_out(
-                    namespace, self._requests(wanted, index), wanted.namespace
+                    namespace, self._requests(wanted), wanted.namespace
                 )
             except NetlinkError as error:
                 if error.errno in {EBUSY, EEXIST} and attempt < _ATTEMPTS - 1:
@@ -242,10 +251,15 @@ class BridgePort:
                 if error.errno in _EXPLAINED:
                     raise _broken(self._vnl, error) from error
                 raise
+            except BaseException:
+                # The keeper is making it, perhaps; then it is taken away again.
+                self._seat.tell(_delete(self._index))
+                raise
             return
 
-    def _requests(self, wanted: NewInterface, index: int) -> list[Request]:
+    def _requests(self, wanted: NewInterface) -> list[Request]:
         """Return what makes both ends of a cable from the stack to the bridge."""
+        index = self._index
         words = f"ip link add {wanted.name} type veth peer name {self._name}"
         near = rtnetlink.link_body(
             index=index, up=True, name=self._name, mtu=_MTU, master=BRIDGE_INDEX
@@ -273,13 +287,11 @@ class BridgePort:
         if on:
             words = requests[0].words
             requests.append(Request(words, self._name.encode(), orders.UNTIL_RUNNING))
-        namespace = self._seat.joined.namespace
         try:
-            await _iproute.carry_out(namespace, requests)
+            await _iproute.carry_out(self._seat.joined.namespace, requests)
         except BaseException:
             # It may be done or not: have it as it was.
-            back = _iproute.set_link(self._name, up=not on)
-            namespace.tell([(back.where, back.what, back.payload)])
+            self._seat.tell(_iproute.set_link(self._name, up=not on))
             raise
 
     def close(self) -> None:
@@ -289,11 +301,9 @@ class BridgePort:
         get an answer from a stack that was closed, or another one could not have its
         address.
         """
-        name, self._name = self._name, ""
-        if name:
-            self._seat.joined.tell(
-                _set_port(name, _IFLA_BRPORT_STATE, _BR_STATE_DISABLED)
-            )
+        index, self._index = self._index, 0
+        if index:
+            self._seat.tell(_disable(index))
         self._seat.leave()
 
 
@@ -306,13 +316,14 @@ class BridgePlug:
 
     mtu = _FRAME_MTU
 
-    def __init__(self, seat: _Seat, device: Device) -> None:
+    def __init__(self, seat: _Seat, device: Device, index: int) -> None:
         self._seat = seat
         self._device = device
+        self._index = index
         descriptor = device.fileno()
         self.fileno: Callable[[], int] = device.fileno
         self.recv_into: Callable[[memoryview], int | None] = device.recv_into
-        self.send: Callable[[memoryview], int | None] = device.send
+        self.send: Callable[[Buffer], int | None] = device.write
         if skip := device.skip:
             # What the device itself writes together would need an end of each wake-up.
             before, none = bytearray(skip), bytes(skip)
@@ -325,6 +336,10 @@ class BridgePlug:
 
     def close(self) -> None:
         """See `aioioth.abc.Plug.close`."""
+        index, self._index = self._index, 0
+        if index:
+            # The interface would stay as long as the bridge does.
+            self._seat.tell(_delete(index))
         self._device.close()
         self._seat.leave()
 
@@ -394,6 +409,25 @@ def _set_port(name: str, attribute: int, value: bytes) -> Request:
     return Request(words, rtnetlink.set_link(body))
 
 
+def _disable(index: int) -> Request:
+    """Return what has no frames pass a port any more.
+
+    This is bridge(8)'s way. After ip(8)'s (``type bridge_slave state 0``) the kernel
+    tells all who want to know that the port has changed, upon which the bridge sees a
+    carrier and enables it again.
+    """
+    state = rtnetlink.attribute(_IFLA_BRPORT_STATE, _BR_STATE_DISABLED)
+    info = rtnetlink.nest(_IFLA_PROTINFO, state)
+    body = rtnetlink.link_body(info, family=_AF_BRIDGE, index=index)
+    message = rtnetlink.request(_RTM_SETLINK, body, rtnetlink.NLM_F_ACK)
+    return Request(f"bridge link set port {index} state 0", message)
+
+
+def _delete(index: int) -> Request:
+    message = rtnetlink.del_link(rtnetlink.link_body(index=index))
+    return Request(f"ip link delete port {index}", message)
+
+
 def _vlans(index: int, kind: int, vlans: dict[int, int]) -> Request:
     infos = [
         rtnetlink.attribute(_IFLA_BRIDGE_VLAN_INFO, _BRIDGE_VLAN_INFO.pack(flags, vlan))
@@ -417,8 +451,8 @@ def _in_order(vlans: Iterable[int]) -> tuple[int, ...]:
 
 _EXPLAINED = {
     EXFULL: (
-        f"a bridge has room for {_MAX_PORTS} interfaces. Use a second one, and join the "
-        f"two with a Cable"
+        f"a bridge has room for {_MAX_PORTS} interfaces. Use a second one, and join "
+        f"the two with a Cable"
     ),
     EOPNOTSUPP: (
         "the kernel's bridge cannot do that; for VLANs it needs "

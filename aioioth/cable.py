@@ -54,6 +54,7 @@ class Cable(Owned[Joint]):
         a: The first network: a VNL, a path, a `Switch`, or another transport.
         b: The second one.
         name: Shown in messages and by switches.
+        pump_thread: Whether its frames are moved by a thread; see `aioioth.Stack`.
 
     Raises:
         ConfigurationError: An argument cannot be right, or both are the same network.
@@ -68,8 +69,12 @@ class Cable(Owned[Joint]):
         b: str | os.PathLike[str] | FrameTransport,
         *,
         name: str | None = None,
+        pump_thread: bool = False,
     ) -> None:
-        super().__init__(name if name is not None else f"cable{next(_numbers)}")
+        super().__init__(
+            name if name is not None else f"cable{next(_numbers)}",
+            pump_thread=pump_thread,
+        )
         self._a, self._b = _find(a), _find(b)
         same = a is b or (_is_named(a) and _is_named(b) and self._a.vnl == self._b.vnl)
         if same:
@@ -97,7 +102,6 @@ class Cable(Owned[Joint]):
         return CableStats(*self._own_parts().stats())
 
     @override
-    @carried
     async def open(self) -> Self:
         """Plug into both networks.
 

@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from aioioth._background import carried, carried_call
+from typing_extensions import override
+
+from aioioth._background import Resident, carried, carried_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,20 +78,30 @@ class InterfaceRemoved(Event):
     """The stack has one interface less; see `Stack.remove_interface`."""
 
 
-class EventStream:
+class EventStream(Resident):
     """Asynchronous iterator over events from the moment it was made.
 
     It ends when the stack or cable is closed. Only one task may wait on it at a time.
 
     Args:
         unsubscribe: Called when the stream is closed.
+        in_thread: Whether the stack is in a thread of its own; see `aioioth.Stack`.
     """
 
-    def __init__(self, unsubscribe: Callable[[EventStream], None]) -> None:
+    def __init__(
+        self, unsubscribe: Callable[[EventStream], None], *, in_thread: bool = False
+    ) -> None:
+        self._lives_in_thread = in_thread
         self._unsubscribe = unsubscribe
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._ready = asyncio.Event()
         self._closed = False
+
+    @property
+    @override
+    def _in_thread(self) -> bool:
+        # Once closed, there is nothing to wait for any more.
+        return self._lives_in_thread and not self._closed
 
     def push(self, event: Event) -> None:
         """Add an event; called by the stack."""

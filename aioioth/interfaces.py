@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from aioioth._background import carried
+from aioioth._background import Resident, carried, is_in_thread
 from aioioth._iproute import control_socket
 from aioioth._linux import netdevice
 
@@ -39,7 +39,7 @@ class InterfaceStats:
     received: Counters
 
 
-class Interface:
+class Interface(Resident):
     """One interface of an open stack.
 
     Attributes:
@@ -47,7 +47,7 @@ class Interface:
         vnl: The virtual network it belongs to.
     """
 
-    __slots__ = ("_link", "_space", "name", "vnl")
+    __slots__ = ("_link", "_lives_in_thread", "_space", "name", "vnl")
 
     def __init__(
         self,
@@ -60,6 +60,12 @@ class Interface:
         self.vnl = vnl
         self._link = link
         self._space = space
+        self._lives_in_thread = is_in_thread()
+
+    @property
+    @override
+    def _in_thread(self) -> bool:
+        return self._lives_in_thread
 
     @property
     def index(self) -> int:

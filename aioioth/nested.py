@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from aioioth.abc import Plug
     from aioioth.networks import Network
 
-__all__ = ["FrameTransform", "NestedPlug", "NestedTransport", "SeesSent"]
+__all__ = [
+    "FrameTransform",
+    "NestedPlug",
+    "NestedTransport",
+    "SeesSent",
+    "TakesTransform",
+]
 
 # Frames that are filtered before the loop gets its turn: a network that carries mostly
 # what is none of our business, or forgeries, holds nobody else up.
@@ -75,6 +81,24 @@ class SeesSent(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesTransform(Protocol):
+    """What a plug has besides, if it puts a virtio header in front of all its frames.
+
+    Inside of what a transform makes of them, not outside, where it would tell of what
+    is not there any more.
+    """
+
+    def take_transform(self, transform: FrameTransform, overhead: int, /) -> None:
+        """Put a transform around, before the first frame; around those it has, if any.
+
+        Args:
+            transform: Gets frames with their header. Taken over.
+            overhead: Bytes that it adds to a frame at most.
+        """
+        ...
+
+
 class NestedTransport:
     """A transport around another one; see `aioioth.abc.FrameTransport`.
 
@@ -82,16 +106,23 @@ class NestedTransport:
         network: The inner network.
         transform: Makes the transform of one plug. May raise an `OSError`.
         overhead: Bytes that it adds to a frame at most.
+        opaque: Whether any bytes are a frame to it; see `TakesTransform`.
     """
 
     def __init__(
-        self, network: Network, transform: Callable[[], FrameTransform], overhead: int
+        self,
+        network: Network,
+        transform: Callable[[], FrameTransform],
+        overhead: int,
+        *,
+        opaque: bool = False,
     ) -> None:
         self._network = network
         self._transform = transform
         self._overhead = overhead
+        self._opaque = opaque
 
-    async def open(self, label: str) -> NestedPlug:
+    async def open(self, label: str) -> Plug:
         """Plug into the inner network."""
         transform = self._transform()
         try:
@@ -99,6 +130,9 @@ class NestedTransport:
         except BaseException:
             transform.close()
             raise
+        if self._opaque and isinstance(plug, TakesTransform):
+            plug.take_transform(transform, self._overhead)
+            return plug
         return NestedPlug(plug, transform, self._overhead)
 
 

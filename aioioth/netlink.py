@@ -114,6 +114,10 @@ class Netlink(AsyncIPRoute):
             groups: Bits ``RTMGRP_*``; None for pyroute2's usual ones.
         """
         await self.setup_endpoint()
+        # Before there is an address the kernel takes this socket for the sender of what
+        # it announces by itself, and leaves it out.
+        if self._sock.getsockname()[0] == 0:
+            self._sock.bind((0, 0))
         wanted = self.status["groups"] if groups is None else groups
         for bit in range(32):
             if wanted >> bit & 1:

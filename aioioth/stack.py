@@ -19,7 +19,7 @@ from aioioth._plugins import load_kind
 from aioioth._running import Running
 from aioioth._settings import Settings
 from aioioth._sockets import SocketInfo, describe
-from aioioth.errors import BusyError, UnclosedStackWarning
+from aioioth.errors import BusyError, ConfigurationError, UnclosedStackWarning
 from aioioth.names import Resolver
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
         hosts: Names and their addresses; a `Hosts` may be shared between stacks.
         device: ``tap`` or ``packet`` for the way frames take; None: a TAP where
             /dev/net/tun opens, otherwise a packet socket behind a veth pair.
+        pump_thread: Move its frames in a thread of aioioth's, so that they do not wait
+            while the program's event loop is busy. There is one thread for all such
+            stacks and cables. They may be configured and closed from any event loop.
 
     Raises:
         ConfigurationError: An argument cannot be right.
@@ -86,8 +89,12 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
         domain: str | Sequence[str] = (),
         hosts: Hosts | Mapping[str, HostAddresses] | None = None,
         device: str | None = None,
+        pump_thread: bool = False,
     ) -> None:
-        super().__init__(name if name is not None else f"stack{next(_numbers)}")
+        super().__init__(
+            name if name is not None else f"stack{next(_numbers)}",
+            pump_thread=pump_thread,
+        )
         self._kind_name = kind
         self._kind = load_kind(kind)
         self._settings = Settings.check(
@@ -120,8 +127,18 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
 
         Raises:
             ClosedError: The stack is not open.
+            ConfigurationError: The stack lives in a thread, where pyroute2 cannot be
+                reached; the message says what to do.
         """
-        return self._own_parts().netlink
+        parts = self._own_parts()
+        if self._in_thread:
+            msg = (
+                f"{self} lives in the pump thread, and its netlink would too: use the "
+                f"stack's own methods, or attach to it, 'async with "
+                f"Stack.attach(stack.share()) as here', for here.netlink"
+            )
+            raise ConfigurationError(msg)
+        return parts.netlink
 
     @property
     def namespace(self) -> int | None:
@@ -178,7 +195,6 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
     # Opening and closing
 
     @override
-    @carried
     async def open(self) -> Self:
         """Plug into the networks, make the stack and configure it.
 

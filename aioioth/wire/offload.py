@@ -27,6 +27,7 @@ __all__ = [
     "VNET_HEADER",
     "Offload",
     "complete",
+    "is_of_tunnel",
 ]
 
 NEEDS_CHECKSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM, in the first byte
@@ -74,9 +75,29 @@ def complete(frame: memoryview) -> list[bytes]:
     place = start + offset
     if place > len(done) - 2:
         raise ValueError(start, offset)
-    data = int.from_bytes(done[start:]) << 8 * (len(done) - start & 1)
-    checksum = 0xFFFF - data % 0xFFFF
+    checksum = _checksum(done[start:])
     return [b"%b%b%b" % (done[:place], checksum.to_bytes(2), done[place + 2 :])]
+
+
+def is_of_tunnel(frame: memoryview) -> bool:
+    """Tell whether a checksum is to be computed that is not the outermost packet's.
+
+    A program that reads the tunnel's datagrams would find it missing: only the kernel
+    knows, at the other end, that the packet inside came from nearby. Also true of some
+    that are no tunnel's, behind extension headers.
+
+    Args:
+        frame: With a struct virtio_net_hdr in front, and not joined.
+    """
+    flags, kind, _, _, start, _ = VNET_HEADER.unpack_from(frame)
+    if kind or not flags & NEEDS_CHECKSUM:
+        return False
+    ethertype, ip = _find_ip(frame, HEADER_SIZE)
+    ip -= HEADER_SIZE
+    if ethertype == ETH_P_IPV6:
+        return bool(start != ip + 40)
+    first = frame[HEADER_SIZE + ip : HEADER_SIZE + ip + 1]
+    return not first or bool(start != ip + (first[0] & 15) * 4)
 
 
 @dataclass(frozen=True)
@@ -244,10 +265,7 @@ def _find_headers(frame: bytearray) -> tuple[int, int, int]:
     Raises:
         ValueError: It is neither TCP nor UDP.
     """
-    at = 12
-    while int.from_bytes(frame[at : at + 2]) in {ETH_P_8021Q, ETH_P_8021AD}:
-        at += 4
-    ethertype, ip = int.from_bytes(frame[at : at + 2]), at + 2
+    ethertype, ip = _find_ip(frame, 0)
     if len(frame) < ip + 28:
         raise ValueError(ethertype)
     if ethertype == ETH_P_IP:
@@ -259,6 +277,14 @@ def _find_headers(frame: bytearray) -> tuple[int, int, int]:
     if protocol not in _JOINED:
         raise ValueError(protocol)
     return ip, start, protocol
+
+
+def _find_ip(frame: bytearray | memoryview, begin: int) -> tuple[int, int]:
+    """Return what is behind the tags of a frame that begins there, and where."""
+    at = begin + 12
+    while int.from_bytes(frame[at : at + 2]) in {ETH_P_8021Q, ETH_P_8021AD}:
+        at += 4
+    return int.from_bytes(frame[at : at + 2]), at + 2
 
 
 def _put(frame: bytearray, at: int, number: int) -> None:
@@ -275,5 +301,8 @@ def _sum(data: bytes | bytearray | memoryview) -> int:
 
 
 def _checksum(data: bytes | bytearray) -> int:
-    """Return the Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071).
+
+    Never 0, which would mean in UDP that there is none; 0xFFFF is the same number.
+    """
     return 0xFFFF - _sum(data + bytes(len(data) & 1))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aioioth
 from aioioth import errors
+from aioioth.networks import find_network
+from aioioth.wire.vdestream import GREETING, VDESTREAM
 from aioioth_transports.libvdeplug import LibvdeplugTransport, SlirpTransport
 from aioioth_transports.passt import PasstTransport
 from tests.interop.conftest import PATIENCE, need, running
@@ -410,3 +414,57 @@ async def test_passt_without_an_interface() -> None:
     need("passt")
     with pytest.raises(errors.BrokenTransportError, match="passt has ended: exit st"):
         await aioioth.Stack("passt://").open()
+
+
+# Offloads, which VDE's programs do not know
+
+
+async def test_a_greeting_is_dropped(vde_switch: VdeSwitch) -> None:
+    """vde_plug, at a switch: what follows arrives."""
+    need("vde_plug")
+    frame = b"\xff" * 6 + bytes.fromhex("020000000001 88b5") + b"hello" * 10
+    plug = await find_network(vde_switch.vnl).transport.open("watcher")
+    with closing(plug):
+        command = "vde_plug", vde_switch.vnl
+        with subprocess.Popen(command, stdin=-1, stdout=-1) as process:
+            assert process.stdin is not None
+            await vde_switch.until_ports({1, 2})
+            process.stdin.write(GREETING + VDESTREAM.pack(frame))
+            process.stdin.flush()
+            buffer = memoryview(bytearray(65554))
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    try:
+                        length = plug.recv_into(buffer)
+                        break
+                    except BlockingIOError:
+                        await asyncio.sleep(0.001)
+            process.stdin.close()
+        assert bytes(buffer[:length]) == frame
+
+
+async def test_who_does_not_greet_is_hung_up_on(
+    vde_switch: VdeSwitch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """vde_plug behind a socket."""
+    need("vde_plug")
+    plug = await find_network(f"stream://{tmp_path}/s[listen/offload]").transport.open(
+        ""
+    )
+    sender = await find_network(vde_switch.vnl).transport.open("sender")
+    with closing(plug), closing(sender), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(os.fspath(tmp_path / "s"))
+        number = sock.fileno()
+        command = "vde_plug", vde_switch.vnl
+        with subprocess.Popen(command, stdin=number, stdout=number) as process:
+            await vde_switch.until_ports({1, 2})
+            async with asyncio.timeout(PATIENCE):
+                while "has not the option offload" not in caplog.text:
+                    sender.send(
+                        b"\xff" * 6 + bytes.fromhex("020000000001 88b5") + b"x" * 50
+                    )
+                    await asyncio.sleep(0.01)
+            sock.close()
+            process.terminate()
+        with pytest.raises(BlockingIOError):
+            plug.recv_into(memoryview(bytearray(65554)))

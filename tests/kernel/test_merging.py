@@ -131,6 +131,7 @@ class Damage(Nothing):
 
     def __init__(self) -> None:
         super().__init__()
+        self.damaged = 0
         self._number = 0
 
     @override
@@ -138,8 +139,42 @@ class Damage(Nothing):
         if len(frame) > 1000:
             self._number += 1
             if self._number % 100 == 0:
+                self.damaged += 1
                 frame[-10] ^= 0xFF
         return frame
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_a_router_does_not_mend_what_was_damaged(version: int) -> None:
+    damage = Damage()
+    bad = NestedTransport(find_network("memory://left"), lambda: damage, 0)
+    host = "10.2.0.2" if version == 4 else "fd02::2"
+    async with (
+        aioioth.Stack(
+            plain("left"),
+            ip=["10.1.0.2/24", "fd01::2/64"],
+            gw=["10.1.0.1", "fd01::1"],
+        ) as left,
+        aioioth.Stack(
+            bad,
+            plain("right"),
+            ip={
+                "vde0": ["10.1.0.1/24", "fd01::1/64"],
+                "vde1": ["10.2.0.1/24", "fd02::1/64"],
+            },
+        ) as router,
+        aioioth.Stack(
+            plain("right"),
+            ip=["10.2.0.2/24", "fd02::2/64"],
+            gw=["10.2.0.1", "fd02::1"],
+        ) as right,
+    ):
+        await router.sysctl("net.ipv4.ip_forward", 1)
+        await router.sysctl("net.ipv6.conf.all.forwarding", 1)
+        await transfer(left, right, host)
+        assert damage.damaged > 0
+        # Each of them arrived, and as what it was.
+        assert (await counted(right))[BAD] == damage.damaged
 
 
 async def test_the_kernel_sees_what_was_damaged() -> None:

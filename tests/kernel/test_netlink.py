@@ -83,12 +83,14 @@ def address_request(number: int, index: int) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), 20, 0x0601, number, 0) + body
 
 
-async def test_announcements() -> None:
+@pytest.mark.parametrize("used", [True, False])
+async def test_announcements(used: bool) -> None:
     """`bind` works on a socket that has been used before, unlike pyroute2's."""
     async with aioioth.Stack("null://") as stack:
         watching = Netlink(stack._parts().space)
         try:
-            await watching.link("get", ifname="vde0")
+            if used:
+                await watching.link("get", ifname="vde0")
             await watching.bind()
             await stack.add_address("10.0.0.1/24", dev="vde0")
             async with asyncio.timeout(10):

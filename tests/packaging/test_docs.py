@@ -30,6 +30,7 @@ LINKING = [*sorted(ROOT.glob("*.md")), *PAGES]
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 WITHOUT_ARGUMENTS = {
+    "bridge.py",
     "cable.py",
     "demo.py",
     "microservices.py",

@@ -67,6 +67,7 @@ class Written:
     header_length: int
     size: int
     frame: bytes
+    needs: int = 0
 
     @property
     def transport(self) -> int:
@@ -87,6 +88,10 @@ class Written:
     def flags(self) -> int:
         return self.frame[self.transport + 13]
 
+    @property
+    def window(self) -> bytes:
+        return self.frame[self.transport + 14 : self.transport + 16]
+
     def is_valid(self) -> bool:
         """Whether lengths and checksums are right, all bytes of them read."""
         tcp = self.frame[self.transport :]
@@ -97,7 +102,12 @@ class Written:
         else:
             right = int.from_bytes(self.frame[18:20], "big") == len(tcp)
             addresses = self.frame[22:54]
-        return right and not checksum(addresses + struct.pack("!II", len(tcp), 6) + tcp)
+        pseudo = addresses + struct.pack("!II", len(tcp), 6)
+        if self.needs:  # the kernel sums up the rest
+            return right and checksum(pseudo) == 0xFFFF - int.from_bytes(
+                tcp[16:18], "big"
+            )
+        return right and not checksum(pseudo + tcp)
 
 
 class Tap:
@@ -117,10 +127,9 @@ class Tap:
         flags, kind, header_length, size, *rest = struct.unpack(
             "=BBHHHH", data[:HEADER_SIZE]
         )
-        assert [flags, *rest] == [0, 0, 0]
-        self.written.append(
-            Written(kind, header_length, size, bytes(data[HEADER_SIZE:]))
-        )
+        written = Written(kind, header_length, size, bytes(data[HEADER_SIZE:]), flags)
+        assert (flags, rest) == ((1, [written.transport, 16]) if kind else (0, [0, 0]))
+        self.written.append(written)
         return len(data)
 
     def send(self, *frames: bytes) -> list[Written]:
@@ -231,10 +240,16 @@ def test_what_does_not_follow_is_not_appended(change: dict[str, object]) -> None
     assert [each.frame for each in written] == [one.frame(), other.frame()]
 
 
-def test_a_window_may_change() -> None:
-    one, two = run_of(2)
-    [written] = Tap().send(one.frame(), replace(two, window=600).frame())
+@VERSIONS
+def test_the_last_window_is_told(version: int) -> None:
+    one, two, three = run_of(3, version=version)
+    [written] = Tap().send(
+        one.frame(),
+        replace(two, window=600).frame(),
+        replace(three, window=550).frame(),
+    )
     assert written.is_valid()
+    assert written.window == (550).to_bytes(2, "big")
 
 
 def test_sequence_numbers_begin_anew() -> None:
@@ -261,13 +276,38 @@ def test_what_is_no_plain_segment(frame: bytes) -> None:
 
 
 @VERSIONS
-@pytest.mark.parametrize("place", [30, 60, 200, 1000, -1])
+@pytest.mark.parametrize("place", [19, 25, 30, 60, 200, 1000, -1])
 @pytest.mark.parametrize("which", [0, 1, 4])
 def test_what_was_damaged_is_not_mended(version: int, place: int, which: int) -> None:
-    frames = [bytearray(each.frame()) for each in run_of(5, version=version)]
+    segments = run_of(5, version=version)
+    frames = [bytearray(each.frame()) for each in segments]
     frames[which][place] ^= 0x10
     written = Tap().send(*map(bytes, frames))
-    assert not all(each.is_valid() for each in written)
+    assert Written(0, 0, 0, bytes(frames[which])) in written
+    assert [each for each in written if each.kind and not each.is_valid()] == []
+    if place > 60 or place == -1:
+        assert [each.frame for each in written] == frames
+
+
+@VERSIONS
+def test_what_cannot_be_written_of_the_damaged_is_told(version: int) -> None:
+    tap = Tap()
+    frames = [bytearray(each.frame()) for each in run_of(3, version=version)]
+    frames[1][-1] ^= 1
+    tap.full = True
+    assert tap.send(*map(bytes, frames)) == []
+    assert tap.merger.error.errno == errno.ENOBUFS
+    assert (tap.merger.lost, tap.merger.lost_bytes) == (3, 3 * len(frames[0]))
+
+
+@VERSIONS
+def test_lengths_do_not_matter(version: int) -> None:
+    for size in 600, 1446, 1448, 4000, 8948:
+        segments = run_of(9, size, version=version)
+        written = Tap().send(*(each.frame() for each in segments))
+        assert len(written) < len(segments)
+        assert all(each.is_valid() for each in written)
+        assert [each.size for each in written if each.kind]
 
 
 @VERSIONS

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import select
 from collections import deque
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aioioth.errors import BrokenTransportError
 from aioioth.plugs import Gate, Inbox
-from aioioth.wire.vdestream import Decoder
+from aioioth.wire.vdestream import GREETING, Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 
     from aioioth.wire.vdestream import Framing
 
+_log = logging.getLogger("aioioth")
+
 # What is read at once. A pipe holds half of it, a socket may hold more.
 _READ_SIZE = 1 << 17
 
 # Frames that may wait for the pump before we stop reading, and so stop the other side.
 _WAITING_FRAMES = 512
+# The same in bytes, of frames that are long: what waits for longer leaves the caches.
+_WAITING_BYTES = 1 << 20
 # No more than that, and what is in one piece of the stream.
 _QUEUE_FRAMES = _WAITING_FRAMES + _READ_SIZE
 
@@ -234,6 +239,7 @@ class StreamPlug:
         batch: Bytes that are written at once.
         on_lost: Called when a channel is lost, with the reason in words and the error,
             if there is one; None for a plug that is broken then.
+        inbox: For frames that come; None for one that gives them as they are.
     """
 
     def __init__(
@@ -243,8 +249,9 @@ class StreamPlug:
         *,
         batch: int = BATCH_SIZE,
         on_lost: Callable[[str, OSError | None], None] | None = None,
+        inbox: StreamInbox | None = None,
     ) -> None:
-        self.mtu = framing.mtu
+        self.mtu: int = framing.mtu
         self._vnl = vnl
         self._framing = framing
         self._pack_length, self._longest = framing.header.pack, framing.longest
@@ -252,7 +259,7 @@ class StreamPlug:
         self._on_lost = on_lost or self.break_down
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._inbox = _Inbox(_QUEUE_FRAMES)
+        self._inbox = StreamInbox() if inbox is None else inbox
         self._gate = Gate()
         self._error: Callable[[], OSError] | None = None
         self._channel: Channel | None = None
@@ -285,7 +292,7 @@ class StreamPlug:
         """
         self._channel, self._decoder = channel, Decoder(self._framing)
         self._paused = False
-        channel.on_data = self._on_data
+        channel.on_data = self._on_first_data
         channel.on_full = self._on_full
         channel.on_lost = self._on_channel_lost
         channel.start()
@@ -320,11 +327,10 @@ class StreamPlug:
         """See `aioioth.abc.Plug.recv_into`."""
         try:
             return self._next_frame(buffer)
-        except BlockingIOError:
-            if self._paused and self._channel is not None:
-                self._paused = False
-                self._channel.resume()
-            raise
+        finally:
+            # Here, since the pump may not come again once there is none.
+            if self._paused and self._inbox.is_empty:
+                self._go_on_reading()
 
     def send(self, frame: Buffer, /) -> int:
         """See `aioioth.abc.Plug.send`."""
@@ -370,6 +376,11 @@ class StreamPlug:
     def _forked(self) -> bool:
         return os.getpid() != self._pid
 
+    def _go_on_reading(self) -> None:
+        self._paused = False
+        if self._channel is not None:
+            self._channel.resume()
+
     def _end_batch(self) -> None:
         self._batching = False
         if not self._gate.is_shut:
@@ -379,6 +390,16 @@ class StreamPlug:
         if self._batch and self._channel is not None:
             batch, self._batch = self._batch, bytearray()
             self._channel.write(batch)
+
+    def _on_first_data(self, data: bytes) -> None:
+        if data.startswith(GREETING):
+            _log.warning(
+                "%s: the other end has the option offload: give it to both, or to none",
+                self._vnl,
+            )
+        if self._channel is not None:
+            self._channel.on_data = self._on_data
+            self._on_data(data)
 
     def _on_data(self, data: bytes) -> None:
         decoder, put = self._decoder, self._inbox.put
@@ -391,7 +412,7 @@ class StreamPlug:
             self._channel.release(forked=False)
             error = OSError(errno.EPROTO, os.strerror(errno.EPROTO))
             self._forget_channel(decoder.broken, error)
-        elif len(self._inbox) > _WAITING_FRAMES and self._channel is not None:
+        elif self._inbox.is_crowded and self._channel is not None:
             self._paused = True
             self._channel.pause()
 
@@ -415,8 +436,17 @@ class StreamPlug:
         self._on_lost(reason, error)
 
 
-class _Inbox(Inbox):
-    """An inbox that tells how many frames wait."""
+class StreamInbox(Inbox):
+    """An inbox that tells when it is time to stop reading."""
+
+    def __init__(self) -> None:
+        super().__init__(_QUEUE_FRAMES)
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more should not come for now."""
+        waiting = self._long_put - self._long_read
+        return len(self._queue) > _WAITING_FRAMES or waiting > _WAITING_BYTES

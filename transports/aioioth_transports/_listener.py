@@ -133,7 +133,10 @@ class Listener:
 
     def on_lost(self, reason: str, error: OSError | None) -> None:
         """Have the next peer come; see `StreamPlug`."""
-        _log.info("%s: the peer is gone: %s", self._vnl, reason)
+        # One who speaks another language comes again and again, until somebody looks.
+        wrong = error is not None and error.errno == errno.EPROTO
+        level = logging.WARNING if wrong else logging.INFO
+        _log.log(level, "%s: the peer is gone: %s", self._vnl, reason)
 
     def _on_callers(self, sock: socket.socket) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):

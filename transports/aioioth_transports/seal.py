@@ -61,7 +61,7 @@ class SealTransport(NestedTransport):
         self._file = Path(parsed.base)
         network = find_nested(parsed)
         require_cryptography("seal")
-        super().__init__(network, self._sealer, OVERHEAD)
+        super().__init__(network, self._sealer, OVERHEAD, opaque=True)
 
     def _sealer(self) -> Sealer:
         text, mode = read_key_file(self._vnl, self._file)

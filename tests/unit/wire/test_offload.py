@@ -7,7 +7,13 @@ import struct
 import pytest
 from hypothesis import given, strategies as st
 
-from aioioth.wire.offload import HEADER_SIZE, Offload, _checksum, complete
+from aioioth.wire.offload import (
+    HEADER_SIZE,
+    Offload,
+    _checksum,
+    complete,
+    is_of_tunnel,
+)
 
 MACS = bytes.fromhex("020000000001 020000000002")
 V4 = socket.inet_aton("10.0.0.1") + socket.inet_aton("10.0.0.2")
@@ -220,3 +226,52 @@ def test_behind_no_header_it_stays() -> None:
     assert complete(memoryview(bytes(HEADER_SIZE) + frame)) == [frame]
     # The hardware has found the checksum right (VIRTIO_NET_HDR_F_DATA_VALID).
     assert complete(memoryview(b"\2" + bytes(HEADER_SIZE - 1) + frame)) == [frame]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_checksum_is_never_none(version: int) -> None:
+    """0 would say in UDP that there is none, and IPv6 refuses it."""
+    frame = packet(version, UDP, b"\0\0")
+    start, addresses = (34, V4) if version == 4 else (54, V6)
+    pseudo = ones_sum(addresses + struct.pack("!II", len(frame) - start, UDP))
+    frame[start + 6 : start + 8] = pseudo.to_bytes(2)
+    frame[-2:] = (0xFFFF - ones_sum(frame[start:])).to_bytes(2)
+    assert ones_sum(frame[start:]) == 0xFFFF
+    header = struct.pack("=BBHHHH", 1, 0, 0, 0, start, 6)
+    [done] = Offload.parse(header, 0).undo(bytearray(frame))
+    assert done[start + 6 : start + 8] == b"\xff\xff"
+    assert complete(memoryview(header + frame)) == [done]
+
+
+# Up to the TCP header: VXLAN over IPv4 and IPv6, and IP in IP.
+TUNNELS = [
+    MACS + b"\x08\0\x45" + bytes(69),
+    MACS + b"\x86\xdd\x60" + bytes(89),
+    MACS + b"\x08\0\x45" + bytes(39),
+    MACS + b"\x81\0\0\5\x08\0\x45" + bytes(69),
+]
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS)
+def test_a_tunnels(tunnel: bytes) -> None:
+    def header(flags: int, kind: int = 0) -> bytes:
+        return struct.pack("=BBHHHH", flags, kind, 0, 0, len(tunnel), 16)
+
+    assert is_of_tunnel(memoryview(header(1) + tunnel + bytes(20)))
+    assert not is_of_tunnel(memoryview(header(0) + tunnel + bytes(20)))
+    assert not is_of_tunnel(memoryview(header(1, kind=1) + tunnel + bytes(20)))
+
+
+@pytest.mark.parametrize("tag", [b"", b"\x81\0\0\5", b"\x88\xa8\0\5\x81\0\0\5"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_no_tunnels(tag: bytes, version: int, protocol: int) -> None:
+    start = 14 + len(tag) + (20 if version == 4 else 40)
+    header = struct.pack("=BBHHHH", 1, 0, 0, 0, start, 6)
+    frame = packet(version, protocol, bytes(10), tag=tag)
+    assert not is_of_tunnel(memoryview(header + frame))
+
+
+@given(st.binary(min_size=HEADER_SIZE, max_size=100))
+def test_whether_it_is_a_tunnels_can_be_told_of_anything(frame: bytes) -> None:
+    assert is_of_tunnel(memoryview(frame)) in {False, True}
