@@ -161,7 +161,7 @@ async def _join_shared(manager: Manager, name: str) -> Joined:
         async def introduce(descriptors: list[int], body: bytes) -> None:
             user_namespaces = descriptors[_BEFORE:]
             if user_namespaces:
-                together.home = manager.enter_home(user_namespaces[0], undo)
+                together.home = manager.enter_home(user_namespaces[0], undo, adopt=True)
             await together.introduce(descriptors, body)
 
         async def make_together() -> list[int]:

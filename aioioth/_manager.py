@@ -155,16 +155,17 @@ class Manager:
         undo.callback(space.close)
         return space
 
-    def enter_home(self, user_namespace: int, undo: ExitStack) -> Home:
+    def enter_home(
+        self, user_namespace: int, undo: ExitStack, *, adopt: bool = False
+    ) -> Home:
         """Return the way into a user namespace: the program's own, or another's.
-
-        If the program has none yet, this one becomes its own.
 
         Args:
             user_namespace: Its descriptor; copied.
             undo: Gets what the home needs as long as it is used.
+            adopt: Whether it becomes the program's own, if that has none yet.
         """
-        keeper = _hold_keeper(user_namespace)
+        keeper = _hold_keeper(user_namespace, adopt=adopt)
         undo.callback(keeper.release)
         if keeper is self.home.keeper:
             return self.home
@@ -240,12 +241,12 @@ def owned() -> tuple[Owned[Any], ...]:
     return () if manager is None else manager.owned
 
 
-def _hold_keeper(user_namespace: int) -> Keeper:
+def _hold_keeper(user_namespace: int, *, adopt: bool) -> Keeper:
     """Return the keeper in a user namespace, held; the descriptor is copied."""
     wanted = identity(user_namespace)
     with _managers_lock:
         ours = _keeper.user_namespace
-        is_free = ours is None and _keeper.pid is None
+        is_free = adopt and ours is None and _keeper.pid is None
         if is_free or (ours is not None and identity(ours) == wanted):
             keeper = _keeper
         else:

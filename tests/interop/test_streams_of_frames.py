@@ -431,12 +431,11 @@ async def test_a_greeting_is_dropped(vde_switch: VdeSwitch) -> None:
             await vde_switch.until_ports({1, 2})
             process.stdin.write(GREETING + VDESTREAM.pack(frame))
             process.stdin.flush()
-            buffer = memoryview(bytearray(65554))
+            buffer, length = memoryview(bytearray(65554)), 0
             async with asyncio.timeout(PATIENCE):
-                while True:
+                while not length:
                     try:
-                        length = plug.recv_into(buffer)
-                        break
+                        length = plug.recv_into(buffer) or 0
                     except BlockingIOError:
                         await asyncio.sleep(0.001)
             process.stdin.close()

@@ -14,8 +14,8 @@ Options, separated by ``/``; quote a value that has slashes:
   and after it has gone frames are dropped, and the next one is let in
 * ``mode=OCTAL``: permissions of the UNIX socket that is made, 0600 unless given
 * ``offload``: at both ends, which are aioioth's: stacks leave checksums and cutting to
-  the network, segments of up to 64 KiB pass, and TCP is several times as fast. Who has
-  not given it at the other end is told so, and nothing passes
+  the network, segments of up to 64 KiB pass, and TCP is three to four times as fast.
+  If only one end has it, that one says so, and nothing passes
 * ``tls``: encrypt, TLS 1.2 or later. A client checks the server's certificate against
   the system's authorities, or only against those of ``ca=FILE``, and its name against
   the host's, or ``name=NAME``. A listener needs ``cert=FILE`` (and ``key=FILE``, if it
