@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from typing_extensions import override
 
-from aioioth.abc import CountsDrops, SignalsRoom
+from aioioth.abc import CountsDrops, Plug, SignalsRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from typing_extensions import Buffer
 
-    from aioioth.abc import Plug
     from aioioth.networks import Network
 
 __all__ = [
@@ -82,8 +81,8 @@ class SeesSent(Protocol):
 
 
 @runtime_checkable
-class TakesTransform(Protocol):
-    """What a plug has besides, if it puts a virtio header in front of all its frames.
+class TakesTransform(Plug, CountsDrops, SignalsRoom, Protocol):
+    """What a plug is besides, if it puts a virtio header in front of all its frames.
 
     Inside of what a transform makes of them, not outside, where it would tell of what
     is not there any more.
@@ -122,7 +121,7 @@ class NestedTransport:
         self._overhead = overhead
         self._opaque = opaque
 
-    async def open(self, label: str) -> Plug:
+    async def open(self, label: str) -> NestedPlug | TakesTransform:
         """Plug into the inner network."""
         transform = self._transform()
         try:

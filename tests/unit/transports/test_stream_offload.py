@@ -155,10 +155,7 @@ def test_where_it_does_not_go() -> None:
 async def test_all_ends_go_together(tmp_path: Path, kind: str, carriers: str) -> None:
     payload = os.urandom(60_000)
     async with both_ends(tmp_path, kind) as (left, right):
-        assert isinstance(left, abc.Plug)
-        assert isinstance(left, abc.CountsDrops)
-        assert isinstance(left, abc.SignalsRoom)
-        assert isinstance(left, TakesTransform)
+        assert isinstance(left, TakesTransform)  # a plug, and more
         assert left.mtu == right.mtu == 65507 - (47 if kind == "seal" else 0)
         carrying = []
         for name, plug in ("left", left), ("right", right):
