@@ -95,6 +95,9 @@ class Manager:
         _keeper.hold()
         self.home = Home(_keeper, Channel(_keeper))
         forget_in_children(self.home.channel)
+        # In other programs' user namespaces. Kept: a stack outlives its place on the
+        # bridge that it was made there for. A channel alone keeps no keeper alive.
+        self._homes: dict[Keeper, Home] = {}
         self._lifetime = self._until_loop_ends()
 
     @property
@@ -169,10 +172,11 @@ class Manager:
         undo.callback(keeper.release)
         if keeper is self.home.keeper:
             return self.home
-        channel = Channel(keeper)
-        forget_in_children(channel)
-        undo.callback(channel.close)
-        return Home(keeper, channel)
+        home = self._homes.get(keeper)
+        if home is None:
+            home = self._homes[keeper] = Home(keeper, Channel(keeper))
+            forget_in_children(home.channel)
+        return home
 
     def add(self, owned: Owned[Any], unclosed: type[Warning]) -> None:
         """Own an open stack or cable until `discard`.
@@ -197,7 +201,9 @@ class Manager:
         forgotten = dict(self._owned)
         for owned in reversed(forgotten):
             owned.close()
-        self.home.channel.close()
+        for home in (self.home, *self._homes.values()):
+            home.channel.close()
+        self._homes.clear()
         _keeper.release()
         for owned, unclosed in forgotten.items():
             warnings.warn_explicit(

@@ -199,10 +199,11 @@ class Namespace:
     def forget_in_child(self) -> None:
         """Stay usable in a forked child; the threads that used it are not there."""
         self._spares.forget_in_child()
-        was_open, self._users = self._users > 0, 1
         self._lock = threading.Lock()
-        if self._closed and was_open:
-            self._leave()
+        if self._users:
+            self._users = 1
+            if self._closed:
+                self._leave()
 
     @contextmanager
     def _in_use(self) -> Generator[int]:

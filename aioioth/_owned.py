@@ -13,6 +13,7 @@ from aioioth._background import (
     carried,
     carried_call,
     in_trio_task,
+    is_in_thread,
     running_loop,
 )
 from aioioth._manager import calling_place, running_manager
@@ -163,7 +164,9 @@ class Owned(Resident, ABC, Generic[_PartsT]):
         return self._running is None or not self._running.inherited
 
     async def _open(self) -> Self:
-        owner = None if in_trio_task() else await running_manager()
+        # In the thread already, that is for trio: `open_stacks` there.
+        elsewhere = in_trio_task() or is_in_thread()
+        owner = None if elsewhere else await running_manager()
         return await self._open_there(owner)
 
     @carried

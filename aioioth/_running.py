@@ -17,12 +17,12 @@ from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
 from aioioth._preflight import descriptors_explained
 from aioioth._sharing import Sharing
-from aioioth._wiring import Wiring, reach
+from aioioth._wiring import Wiring, home_of, is_at, reach
 from aioioth.errors import ConfigurationError, NetlinkError
 from aioioth.interfaces import Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from aioioth._iproute import Request
     from aioioth._manager import Home, Manager
@@ -75,7 +75,15 @@ class Running:
                 undo.callback(way.close)
                 wanted.mtu_on(way)
                 ways.append(way)
-            space = await _make_space(kind, label, ways)
+            home = next((each for way in ways if (each := home_of(way))), None)
+            for number, way in enumerate(ways):
+                if home is not None and not is_at(way, home.keeper):
+                    # A private bridge and one of other programs; see `Wiring._reach`.
+                    way.close()
+                    frames = await settings.interfaces[number].transport.open(label)
+                    undo.callback(frames.close)
+                    ways[number] = frames
+            space = await _make_space(kind, label, home)
             undo.callback(space.close)
             if ways and not isinstance(space, Namespace):
                 msg = f"{label}: its kind has interfaces of its own, leave out VNLs"
@@ -209,15 +217,11 @@ class Running:
         await self.space.sysctl(path, value)
 
 
-async def _make_space(
-    kind: StackKind, label: str, ways: Sequence[Plug | Junction]
-) -> Space:
-    """Make the space of a stack, where the networks are that it is to reach."""
-    homes: set[Home | None] = {getattr(way, "home", None) for way in ways} - {None}
-    if not homes:
+async def _make_space(kind: StackKind, label: str, home: Home | None) -> Space:
+    """Make the space of a stack, where the bridges are that it is to reach."""
+    if home is None:
         return await kind(label)
     if kind is not open_netns:
         msg = f"{label}: only stacks of the kind 'netns' can be on a bridge"
         raise ConfigurationError(msg)
-    [home] = homes  # all bridges of a user are in the same user namespace
     return await open_netns(label, home)

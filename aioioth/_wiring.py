@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from aioioth._device import Device
+    from aioioth._keeper.client import Keeper
     from aioioth._manager import Home
     from aioioth._namespace import Namespace
     from aioioth._settings import Gateway, InterfaceSettings, IPInterface
@@ -214,7 +215,7 @@ class Wiring:
 
     async def _reach(self, wanted: InterfaceSettings) -> Plug | Junction:
         way = await reach(wanted.transport, self._label)
-        if not fits(way, self._space):
+        if not is_at(way, self._space.keeper):
             # The bridge is another program's, and so is the user namespace that it is
             # in; the kernel lets nobody join the two. Frames may pass.
             way.close()
@@ -349,10 +350,16 @@ async def reach(transport: FrameTransport, label: str) -> Plug | Junction:
     return await transport.open(label)
 
 
-def fits(way: Plug | Junction, space: Namespace) -> bool:
-    """Whether the kernel can lead to a network from a stack that is there already."""
+def home_of(way: Plug | Junction) -> Home | None:
+    """Return where stacks have to be that a network is to reach; None: anywhere."""
     home: Home | None = getattr(way, "home", None)
-    return home is None or home.keeper is space.keeper
+    return home
+
+
+def is_at(way: Plug | Junction, keeper: Keeper) -> bool:
+    """Whether the kernel can lead to a network from stacks that a keeper makes."""
+    home = home_of(way)
+    return home is None or home.keeper is keeper
 
 
 def _is_junction(way: Plug | Junction) -> TypeIs[Junction]:

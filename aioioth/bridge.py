@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from errno import EBUSY, EEXIST, EOPNOTSUPP, EXFULL
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ from typing_extensions import override
 
 from aioioth import _iproute
 from aioioth._bridging import BRIDGE, BRIDGE_INDEX, running_bridges
-from aioioth._device import PacketDevice, TapDevice
+from aioioth._device import SOL_PACKET, PacketDevice, TapDevice
 from aioioth._iproute import Request
 from aioioth._keeper import orders
 from aioioth.errors import (
@@ -71,6 +73,13 @@ _BRIDGE_VLAN_INFO = struct.Struct("=HH")
 _PVID_UNTAGGED = 0x2 | 0x4
 _BR_STATE_DISABLED = b"\0"
 _USER_HZ = 100
+
+# <linux/if_packet.h>, Linux 6.1: struct tpacket_auxdata
+_PACKET_AUXDATA = 8
+_AUXDATA = struct.Struct("=IIIHHHH")
+_TOLD_SIZE = socket.CMSG_SPACE(_AUXDATA.size)
+_TP_STATUS_VLAN_VALID = 0x10
+_TAG = struct.Struct(">HH")
 
 # Ports of several programs have random numbers; the chance that two are the same is
 # one in a thousand with a thousand ports.
@@ -320,6 +329,7 @@ class BridgePlug:
         self._seat = seat
         self._device = device
         self._index = index
+        self._sock: socket.socket | None = None
         descriptor = device.fileno()
         self.fileno: Callable[[], int] = device.fileno
         self.recv_into: Callable[[memoryview], int | None] = device.recv_into
@@ -329,6 +339,10 @@ class BridgePlug:
             before, none = bytearray(skip), bytes(skip)
             self.recv_into = lambda into: os.readv(descriptor, (before, into)) - skip
             self.send = lambda frame: os.writev(descriptor, (none, frame)) - skip
+        else:
+            self._sock = socket.socket(fileno=os.dup(descriptor))
+            self._sock.setsockopt(SOL_PACKET, _PACKET_AUXDATA, 1)
+            self.recv_into = partial(_receive_with_tag, self._sock)
 
     def hangup_fileno(self) -> int:
         """Return -1: the bridge is there as long as we are."""
@@ -340,8 +354,22 @@ class BridgePlug:
         if index:
             # The interface would stay as long as the bridge does.
             self._seat.tell(_delete(index))
+        if self._sock is not None:
+            self._sock.close()
         self._device.close()
         self._seat.leave()
+
+
+def _receive_with_tag(sock: socket.socket, into: memoryview) -> int:
+    """Receive a frame from a packet socket, which says beside it what tag it had."""
+    size, told, _, _ = sock.recvmsg_into((into,), _TOLD_SIZE)
+    for _, _, auxdata in told:
+        status, *_, tci, tpid = _AUXDATA.unpack_from(auxdata)
+        if status & _TP_STATUS_VLAN_VALID:
+            into[16 : size + 4] = into[12:size]
+            _TAG.pack_into(into, 12, tpid, tci)
+            return size + 4
+    return size
 
 
 async def _make_device(joined: Joined) -> tuple[Device, str, int]:

@@ -411,6 +411,7 @@ class Channel:
 
     def forget_in_child(self) -> None:
         """Close our copy after a fork. The loop's epoll set is the parent's too."""
+        self._closed = True  # the loop is the parent's
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()

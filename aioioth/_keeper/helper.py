@@ -270,6 +270,10 @@ class Keeper:
         try:
             if made:
                 messages.send(channel, messages.PARCEL, made)
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except OSError:  # ETOOMANYREFS: more than RLIMIT_NOFILE are under way
+            reply = messages.pack_reply(sequence, errno.EMFILE, b"socket")
         finally:
             messages.close_all([each for each in made if each != self.user_namespace])
         if sequence != messages.NO_ANSWER:

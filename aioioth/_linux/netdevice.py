@@ -36,7 +36,7 @@ ETH_GSTRING_LEN = 32
 # what has to be done, always.
 _LEFT = {"tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-tcp6-segmentation"}
 _DONE = re.compile(
-    "tx-(?!generic)[a-z0-9-]*segmentation|tx-checksum-(sctp|fcoe-crc)|tx-gso-list"
+    "tx-(?!generic)[a-z0-9_-]*segmentation|tx-checksum-(sctp|fcoe-crc)|tx-gso-list"
     "|tx-vlan(-stag)?-hw-insert"
 )
 

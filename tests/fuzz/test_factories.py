@@ -86,6 +86,7 @@ EXAMPLES = {
     ],
     "vxlan": ["", "239.1.2.3/port=4789/vni=5/ttl=1", "/v6/rcvbuf=256K/hashsize=1024"],
     "vxvde": ["", "234.0.0.1/port=3/vni=5", "ff05::1/v6/ttl=2/expiretime=128"],
+    "wireguard": ["/etc/wireguard/wg0.conf"],
 }
 
 # What means something somewhere, and what looks as if it did.

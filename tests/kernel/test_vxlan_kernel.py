@@ -47,8 +47,12 @@ async def both(
     """Give our stack on the network, and the host where the kernel's device is."""
     ours, theirs = network
     async with (
-        aioioth.Stack("memory://lan", ip=["192.168.0.1/24", "fd01::1/64"]) as here,
-        aioioth.Stack("memory://lan", ip=["192.168.0.2/24", "fd01::2/64"]) as there,
+        aioioth.Stack(
+            "memory://lan", ip=["192.168.0.1/24", "fd01::1/64"], device=device
+        ) as here,
+        aioioth.Stack(
+            "memory://lan", ip=["192.168.0.2/24", "fd01::2/64"], device=device
+        ) as there,
     ):
         made = await there.run(f"{IP} link add vx0 type vxlan {theirs} dev vde0 ttl 1")
         if made:
