@@ -145,9 +145,13 @@ def change_route(
     """
     try:
         network = ipaddress.ip_network(destination)
+    except ValueError as error:
+        msg = f"destination {destination!r} is no network: {error}"
+        raise ConfigurationError(msg) from None
+    try:
         gateway = None if via is None else ipaddress.ip_address(via)
     except ValueError as error:
-        msg = f"route to {destination!r} via {via!r}: {error}"
+        msg = f"route to {destination} via {via!r}: {error}"
         raise ConfigurationError(msg) from None
     if gateway is not None and gateway.version != network.version:
         msg = f"route to {destination} via {via}: one is IPv4, the other IPv6"

@@ -53,8 +53,8 @@ class KernelLink:
         junction: Junction,
         notify: Callable[[Event], None],
     ) -> None:
-        self.name = name
-        self.attached = True
+        self.name: str = name
+        self.attached: bool = True
         self._label = label
         self._space = space
         self._junction = junction

@@ -88,12 +88,12 @@ class Manager:
     """
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.buffer = memoryview(bytearray(BUFFER_SIZE))
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.buffer: memoryview = memoryview(bytearray(BUFFER_SIZE))
         # In the order of opening, with the warning if it is never closed.
         self._owned: dict[Owned[Any], type[Warning]] = {}
         _keeper.hold()
-        self.home = Home(_keeper, Channel(_keeper))
+        self.home: Home = Home(_keeper, Channel(_keeper))
         forget_in_children(self.home.channel)
         # In other programs' user namespaces. Kept: a stack outlives its place on the
         # bridge that it was made there for. A channel alone keeps no keeper alive.

@@ -56,8 +56,8 @@ class Interface(Resident):
         link: Link | KernelLink | RemoteLink,
         space: Space,
     ) -> None:
-        self.name = name
-        self.vnl = vnl
+        self.name: str = name
+        self.vnl: str = vnl
         self._link = link
         self._space = space
         self._lives_in_thread = is_in_thread()

@@ -73,8 +73,8 @@ class HostLinkJunction:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self.kind = recipe.kind
-        self.mtu = recipe.mtu
+        self.kind: str = recipe.kind
+        self.mtu: int = recipe.mtu
 
     async def make(self, wanted: NewInterface, /) -> None:
         """Make the link, a second later at most; see `aioioth.abc.Junction.make`.
