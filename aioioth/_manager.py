@@ -250,6 +250,7 @@ def owned() -> tuple[Owned[Any], ...]:
 def _hold_keeper(user_namespace: int, *, adopt: bool) -> Keeper:
     """Return the keeper in a user namespace, held; the descriptor is copied."""
     wanted = identity(user_namespace)
+    copy = os.dup(user_namespace)
     with _managers_lock:
         ours = _keeper.user_namespace
         is_free = adopt and ours is None and _keeper.pid is None
@@ -260,7 +261,8 @@ def _hold_keeper(user_namespace: int, *, adopt: bool) -> Keeper:
             _foreign[wanted] = keeper
             forget_in_children(keeper)
         keeper.hold()
-    keeper.remember(os.dup(user_namespace))
+        # Before anybody else finds it: without a user namespace it would make one.
+        keeper.remember(copy)
     return keeper
 
 

@@ -18,7 +18,6 @@ import asyncio
 import errno
 import logging
 import os
-import select
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 from aioioth._fork import forget_in_children
 from aioioth._keeper import meeting, messages
 from aioioth._meetingplace import Place, file_name
+from aioioth._readiness import until_readable
 from aioioth.errors import BrokenTransportError, HandshakeTimeoutError
 
 if TYPE_CHECKING:
@@ -208,11 +208,17 @@ async def _ask(place: Place, file: str) -> list[int] | None:
                     raise
                 place.refuse(file, errno.EPROTOTYPE)
             pid = _check_peer(sock, path)
-            if await _readable(sock, min(_ANSWER_SECONDS, deadline - loop.time())):
-                if (found := _receive(sock, path)) is not None:
-                    return found
-                hung_up = True  # it is being ended just now, or cannot send
-                await asyncio.sleep(_RETRY_SECONDS)
+            try:
+                async with asyncio.timeout(
+                    min(_ANSWER_SECONDS, deadline - loop.time())
+                ):
+                    await until_readable(sock)
+            except TimeoutError:
+                continue
+            if (found := _receive(sock, path)) is not None:
+                return found
+            hung_up = True  # it is being ended just now, or cannot send
+            await asyncio.sleep(_RETRY_SECONDS)
     raise _unanswered(path, pid, hung_up=hung_up)
 
 
@@ -237,30 +243,6 @@ def _check_peer(sock: socket.socket, path: str) -> int:
         return pid
     reason = f"belongs to user id {uid}, and this is user id {os.geteuid()}"
     raise BrokenTransportError(path, reason, errno=errno.EACCES)
-
-
-async def _readable(sock: socket.socket, seconds: float) -> bool:
-    """Wait for the answer or for the end; return whether it came."""
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not readable.done():
-            readable.set_result(None)
-
-    # A member that is killed leaves an error on our socket, and libuv gives up such a
-    # descriptor without a word (EPOLLERR). An epoll set has no errors.
-    with select.epoll() as watched:
-        watched.register(sock, select.EPOLLIN)
-        loop.add_reader(watched.fileno(), wake)
-        try:
-            async with asyncio.timeout(seconds):
-                await readable
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(watched.fileno())
-    return True
 
 
 def _receive(sock: socket.socket, path: str) -> list[int] | None:

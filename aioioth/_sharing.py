@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioioth._fork import forget_in_children
 from aioioth._keeper import messages
+from aioioth._readiness import until_readable
 from aioioth.errors import (
     BrokenTransportError,
     ConfigurationError,
@@ -240,7 +241,7 @@ async def fetch(address: str) -> Shared:
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             await _connect(sock, address)
-            await _until_readable(sock)
+            await until_readable(sock)
         return _receive(sock, address)
     except TimeoutError:
         reason = f"the owner did not answer within {_PATIENCE_SECONDS:g} s"
@@ -269,21 +270,6 @@ async def _connect(sock: socket.socket, address: str) -> None:
     if uid not in {os.geteuid(), 0}:
         reason = f"belongs to user id {uid}, and this is user id {os.geteuid()}"
         raise BrokenTransportError(address, reason, errno=errno.EACCES)
-
-
-async def _until_readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-
-    def wake() -> None:
-        if not readable.done():
-            readable.set_result(None)
-
-    loop.add_reader(sock.fileno(), wake)
-    try:
-        await readable
-    finally:
-        loop.remove_reader(sock.fileno())
 
 
 def _receive(sock: socket.socket, address: str) -> Shared:

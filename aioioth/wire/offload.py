@@ -280,9 +280,15 @@ def _find_headers(frame: bytearray) -> tuple[int, int, int]:
 
 
 def _find_ip(frame: bytearray | memoryview, begin: int) -> tuple[int, int]:
-    """Return what is behind the tags of a frame that begins there, and where."""
+    """Return what is behind the tags of a frame that begins there, and where.
+
+    Behind two of them at most, as IEEE 802.1ad has it: a frame of nothing but tags does
+    not hold the loop.
+    """
     at = begin + 12
-    while int.from_bytes(frame[at : at + 2]) in {ETH_P_8021Q, ETH_P_8021AD}:
+    for _ in range(2):
+        if int.from_bytes(frame[at : at + 2]) not in {ETH_P_8021Q, ETH_P_8021AD}:
+            break
         at += 4
     return int.from_bytes(frame[at : at + 2]), at + 2
 

@@ -328,8 +328,8 @@ async def test_sealed_through_vde_switch(
 # Captures
 
 
-def told_by(*command: str, stdin: Path | None = None) -> str:
-    """Run a program that must not complain, and return what it says."""
+def told_by(*command: str, stdin: Path | None = None, but: str = "") -> str:
+    """Run a program that must not complain, `but` of this, and return what it says."""
     need(command[0])
     with contextlib.ExitStack() as until_end:
         given: Any = subprocess.DEVNULL
@@ -338,12 +338,14 @@ def told_by(*command: str, stdin: Path | None = None) -> str:
         run = subprocess.run(
             command, stdin=given, capture_output=True, text=True, timeout=30
         )
-    assert run.returncode == 0, run.stderr
     complaints = [
         line
         for line in run.stderr.splitlines()
         if not line.startswith(("Running as user", "reading from file"))
     ]
+    if but and len(complaints) == 1 and but in complaints[0]:
+        return run.stdout
+    assert run.returncode == 0, run.stderr
     assert complaints == []
     return run.stdout
 
@@ -418,8 +420,12 @@ def test_a_program_that_is_killed_loses_next_to_nothing(home: Path) -> None:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
         process.wait()
+    # The kernel stops in the middle of a write whose writer is killed, so there may be
+    # half a frame at the end, which readers of captures know.
     read = ["tshark", "-n", "-r", str(path), "-Y", "eth.type == 0x88b5"]
-    assert len(told_by(*read, "-T", "fields", "-e", "frame.len").split()) == 1000
+    fields = ["-T", "fields", "-e", "frame.len"]
+    lengths = told_by(*read, *fields, but="cut short in the middle of a packet")
+    assert len(lengths.split()) == 1000
 
 
 async def test_tshark_looks_on(home: Path) -> None:

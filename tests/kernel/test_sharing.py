@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -463,6 +464,18 @@ async def test_an_owner_who_says_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
                 undo.enter_context(client(address))
         with pytest.raises(errors.HandshakeTimeoutError, match=r"within 0\.1 s"):
             await stack.open()
+
+
+async def test_an_owner_who_dies_before_he_accepts() -> None:
+    with pretender() as (address, listening):
+        opening = asyncio.create_task(aioioth.Stack.attach(address).open())
+        listening.setblocking(False)
+        while not select.select([listening], [], [], 0)[0]:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it waits
+        listening.close()
+        with pytest.raises(errors.BrokenTransportError, match="hung up"):
+            await opening
 
 
 @pytest.mark.parametrize(

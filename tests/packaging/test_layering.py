@@ -83,9 +83,11 @@ PERMITTED = [
             "aioioth._fork",
             "aioioth._keeper",
             "aioioth._meetingplace",
+            "aioioth._readiness",
         },
     ),
     (OURS / "_meetingplace.py", {"aioioth.errors", "aioioth._fork", "aioioth._keeper"}),
+    (OURS / "_readiness.py", set()),
     (OURS / "_vdeplace.py", {"aioioth.errors"}),
     (
         OURS / "_vdeserver.py",
