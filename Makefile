@@ -36,7 +36,8 @@ $(VENV)/demo.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml $(wildcard speedups/src/*)
+$(VENV)/dev.stamp: pyproject.toml speedups/pyproject.toml speedups/setup.py \
+    $(wildcard speedups/src/* speedups/aioioth_speedups/*.py*)
 	@sh tests/new-environment "$(PYTHON)" "$(VENV)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --no-deps ./speedups || \

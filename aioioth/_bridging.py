@@ -30,7 +30,8 @@ from aioioth.wire import rtnetlink
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from aioioth._manager import Home, Manager
+    from aioioth._manager import Manager
+    from aioioth._namespace import Home
 
 _log = logging.getLogger("aioioth")
 
@@ -101,6 +102,26 @@ class Joined:
         self._release()
 
 
+class Seat:
+    """Somebody's use of a bridge; a forked child has none."""
+
+    def __init__(self, joined: Joined, leave: Callable[[], None]) -> None:
+        self.joined = joined
+        self._leave: Callable[[], None] | None = leave
+        self._process = os.getpid()
+
+    def tell(self, request: Request) -> None:
+        """Have the kernel do something there; never waits, never raises."""
+        if self._leave is not None and self._process == os.getpid():
+            self.joined.tell(request)
+
+    def leave(self) -> None:
+        """Use it no more. Idempotent, never waits, never raises."""
+        leave, self._leave = self._leave, None
+        if leave is not None and self._process == os.getpid():
+            leave()
+
+
 class Bridges:
     """The bridges that one event loop has joined."""
 
@@ -109,7 +130,7 @@ class Bridges:
         self._joined: dict[tuple[str, bool], Joined] = {}
         self._joining = asyncio.Lock()
 
-    async def enter(self, name: str, *, private: bool) -> Joined:
+    async def enter(self, name: str, *, private: bool) -> Seat:
         """Join a bridge, or become one more user of it here.
 
         Args:
@@ -130,11 +151,10 @@ class Bridges:
                 join = _join_private if private else _join_shared
                 joined = self._joined[key] = await join(self._manager, name)
             joined.users += 1
-        return joined
+        return Seat(joined, lambda: self._leave(key))
 
-    def leave(self, name: str, *, private: bool) -> None:
+    def _leave(self, key: tuple[str, bool]) -> None:
         """Have one user less; with the last one here the bridge is let go."""
-        key = name, private
         joined = self._joined[key]
         joined.users -= 1
         if not joined.users:
@@ -184,9 +204,7 @@ async def _join_shared(manager: Manager, name: str) -> Joined:
         await here.join(make_here, here.introduce)
         undo.callback(here.close)
         [descriptor] = here.descriptors
-        namespace = Namespace(
-            os.dup(descriptor), _label(name), home.keeper, home.channel
-        )
+        namespace = Namespace(os.dup(descriptor), _label(name), home)
         release = undo.pop_all()
     return Joined(home, namespace, release.close)
 
@@ -329,7 +347,7 @@ async def _join_private(manager: Manager, name: str) -> Joined:
         finally:
             made.close()
         assert descriptor is not None
-    namespace = Namespace(descriptor, _label(name), home.keeper, home.channel)
+    namespace = Namespace(descriptor, _label(name), home)
     return Joined(home, namespace, lambda: _privates.leave(name))
 
 

@@ -146,7 +146,7 @@ class PacketDevice:
         Raises:
             OSError: The name is taken, or the kernel has no veth.
         """
-        far = await namespace.sibling(f"far end of {name!r}", _ALONE)
+        far = await namespace.home.namespace(f"far end of {name!r}", _ALONE)
         try:
             near = rtnetlink.link_body(name=name)
             peer = rtnetlink.link_body(

@@ -11,8 +11,7 @@ from aioioth._manager import running_manager
 from aioioth.errors import ClosedError
 
 if TYPE_CHECKING:
-    from aioioth._manager import Home
-    from aioioth._namespace import Namespace
+    from aioioth._namespace import Home, Namespace
 
 # With hundreds of stacks on one network, what IPv6 says by itself drowns the network:
 # nothing is said until an IPv6 address is asked for. Addresses are ours to choose, so

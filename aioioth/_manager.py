@@ -20,11 +20,11 @@ from aioioth._fork import forget_in_children
 from aioioth._keeper import messages
 from aioioth._keeper.client import Channel, Keeper
 from aioioth._linux.sockets import identity
-from aioioth._namespace import Namespace
+from aioioth._namespace import Home, Namespace
 from aioioth._pump import BUFFER_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
 
     from aioioth._linux.sockets import Identity
     from aioioth._owned import Owned
@@ -60,23 +60,6 @@ def calling_place() -> Place:
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return Place(frame.f_code.co_filename, frame.f_lineno)
-
-
-@dataclass(frozen=True)
-class Home:
-    """A user namespace as one event loop reaches it: where stacks are made.
-
-    Attributes:
-        keeper: For sockets.
-        channel: For all that may have to wait.
-    """
-
-    keeper: Keeper
-    channel: Channel
-
-    async def namespace(self, label: str, sysctls: Sequence[str]) -> Namespace:
-        """Make a network namespace; see `Namespace.make`."""
-        return await Namespace.make(label, sysctls, self.keeper, self.channel)
 
 
 class Manager:
@@ -145,15 +128,15 @@ class Manager:
             KeeperError: The keeper cannot be started.
         """
         with ExitStack() as meanwhile:
-            keeper, channel = _keeper, self.home.channel
+            home = self.home
             if user_namespace is not None:
                 home = self.enter_home(user_namespace, meanwhile)
-                keeper, channel = home.keeper, home.channel
             # Starts the keeper without holding up the loop, as a socket would.
-            found = await channel.ask(messages.USER_NAMESPACE, b"", (), wanted=0)
+            ask = home.channel.ask
+            found = await ask(messages.USER_NAMESPACE, b"", (), wanted=0)
             for descriptor in found:
                 os.close(descriptor)
-            space = Namespace(os.dup(namespace), label, keeper, channel)
+            space = Namespace(os.dup(namespace), label, home)
             undo.push(meanwhile.pop_all())
         undo.callback(space.close)
         return space

@@ -16,6 +16,7 @@ Source: RFC 9293, RFC 791, RFC 8200, RFC 1071; `aioioth.wire.offload`.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -63,7 +64,8 @@ class Merger:
     To be used by the thread that made it; `finish` ends each wake-up.
 
     Args:
-        write: Writes one, header included; None if there is no room.
+        write: Writes one, header included; None, or BlockingIOError, if there is no
+            room.
 
     Attributes:
         lost: Frames that waited and could not be written, until somebody looked.
@@ -152,10 +154,11 @@ class Merger:
         try:
             if self._write(frame) is not None:
                 return
-            error = OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
-        except OSError as caught:
-            error = caught.with_traceback(None)
-        self.error = error
+            self.error = _no_room()
+        except BlockingIOError:
+            self.error = _no_room()
+        except OSError as error:
+            self.error = error.with_traceback(None)
         self.lost += count
         self.lost_bytes += count * self._length
 
@@ -227,6 +230,10 @@ class Merger:
         return True
 
 
+def _no_room() -> OSError:
+    return OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
 def _shared_buffer() -> memoryview:
     """Return one for all of this thread: nothing is in it between two wake-ups."""
     try:
@@ -271,6 +278,7 @@ def _find_segment(
     return transport, start, differing
 
 
+@functools.cache  # there are a few dozen, whatever comes
 def _mask(size: int, *differing: tuple[int, int]) -> int:
     """Return a number of ``size`` bytes, all ones but for some places."""
     mask = bytearray(b"\xff" * size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioioth._fd import OwnedFd
@@ -24,6 +25,36 @@ if TYPE_CHECKING:
 _ORDERS_BYTES = messages.MAX_MESSAGE // 2
 
 
+@dataclass(frozen=True)
+class Home:
+    """A user namespace as one event loop reaches it: where stacks are made.
+
+    Attributes:
+        keeper: For sockets.
+        channel: For all that may have to wait.
+    """
+
+    keeper: Keeper
+    channel: Channel
+
+    async def namespace(self, label: str, sysctls: Sequence[str]) -> Namespace:
+        """Make a network namespace, with ``lo`` up.
+
+        Args:
+            label: Whose it is, for messages.
+            sysctls: ``net/...=value``, written in it; with ``?`` in front, one that the
+                kernel may lack.
+
+        Raises:
+            MissingPrivilegeError: The kernel refused; the message says what to do.
+            KeeperError: The keeper cannot be started.
+        """
+        body = "\n".join(sysctls).encode()
+        operation = messages.NETWORK_NAMESPACE
+        descriptors = await self.channel.ask(operation, body, (), wanted=1)
+        return Namespace(descriptors[0], label, self)
+
+
 class Namespace:
     """One network namespace; it lives while this or any socket in it is open.
 
@@ -33,52 +64,22 @@ class Namespace:
     Args:
         descriptor: The namespace. Taken over.
         label: Whose it is, for messages.
-        keeper: For sockets. Held until this is closed.
-        channel: For all that may have to wait.
+        home: Where it is. Its keeper is held until this is closed.
 
     Attributes:
-        keeper: As given.
+        home: As given.
     """
 
-    def __init__(
-        self, descriptor: int, label: str, keeper: Keeper, channel: Channel
-    ) -> None:
+    def __init__(self, descriptor: int, label: str, home: Home) -> None:
         self._fd = OwnedFd(descriptor, label)
         self._label = label
-        self.keeper = keeper
-        self._channel = channel
-        self._spares = SpareSockets(channel.loop)
+        self.home = home
+        self._spares = SpareSockets(home.channel.loop)
         self._lock = threading.Lock()
         self._users = 1  # ourselves, until closed
         self._closed = False
-        keeper.hold()
+        home.keeper.hold()
         forget_in_children(self)
-
-    @classmethod
-    async def make(
-        cls, label: str, sysctls: Sequence[str], keeper: Keeper, channel: Channel
-    ) -> Namespace:
-        """Make a namespace, with ``lo`` up.
-
-        Args:
-            label: Whose it is, for messages.
-            sysctls: ``net/...=value``, written in it; with ``?`` in front, one that the
-                kernel may lack.
-            keeper: For its sockets.
-            channel: For all that may have to wait.
-
-        Raises:
-            MissingPrivilegeError: The kernel refused; the message says what to do.
-            KeeperError: The keeper cannot be started.
-        """
-        body = "\n".join(sysctls).encode()
-        operation = messages.NETWORK_NAMESPACE
-        descriptors = await channel.ask(operation, body, (), wanted=1)
-        return cls(descriptors[0], label, keeper, channel)
-
-    async def sibling(self, label: str, sysctls: Sequence[str]) -> Namespace:
-        """Make another namespace beside this one; see `make`."""
-        return await self.make(label, sysctls, self.keeper, self._channel)
 
     def fileno(self) -> int:
         """Return the namespace's descriptor.
@@ -93,7 +94,7 @@ class Namespace:
     @property
     def user_namespace(self) -> int | None:
         """Descriptor of the user namespace that owns it; None: that is the host's."""
-        return self.keeper.user_namespace
+        return self.home.keeper.user_namespace
 
     def socket(self, family: int, kind: int, protocol: int) -> socket.socket:
         """Open a non-blocking socket in the namespace, from any thread.
@@ -109,7 +110,9 @@ class Namespace:
             descriptor, count = self._spares.take(wanted)
             if descriptor is None:
                 body = messages.pack_socket(*wanted, count)
-                made = self.keeper.ask(messages.SOCKET, body, [namespace], wanted=1)
+                made = self.home.keeper.ask(
+                    messages.SOCKET, body, [namespace], wanted=1
+                )
                 descriptor = made.pop()
                 self._spares.keep(wanted, made)
         finally:
@@ -126,7 +129,9 @@ class Namespace:
         """
         body = name.encode()
         with self._in_use() as descriptor:
-            made = await self._channel.ask(messages.TAP, body, [descriptor], wanted=1)
+            made = await self.home.channel.ask(
+                messages.TAP, body, [descriptor], wanted=1
+            )
         return made[0]
 
     async def sysctl(self, name: str, value: str | int) -> None:
@@ -142,7 +147,7 @@ class Namespace:
         body = f"{name}={value}".encode()
         self._spares.drop()  # a socket keeps some settings of the time it was made
         with self._in_use() as descriptor:
-            await self._channel.ask(messages.SYSCTL, body, [descriptor], wanted=0)
+            await self.home.channel.ask(messages.SYSCTL, body, [descriptor], wanted=0)
 
     async def carry_out(self, wanted: Sequence[Order], *others: int) -> None:
         """Have the kernel do things in the namespace; see `aioioth._keeper.orders`.
@@ -157,7 +162,7 @@ class Namespace:
         with self._in_use() as descriptor:
             for first, body in _parcels(wanted):
                 try:
-                    await self._channel.ask(
+                    await self.home.channel.ask(
                         messages.ORDERS, body, [descriptor, *others], wanted=0
                     )
                 except orders.RefusedError as error:
@@ -170,7 +175,7 @@ class Namespace:
             return
         with self._in_use() as descriptor:
             for _, body in _parcels(wanted):
-                self._channel.tell(messages.ORDERS, body, [descriptor])
+                self.home.channel.tell(messages.ORDERS, body, [descriptor])
 
     def hand_over(self, descriptor: int) -> None:
         """Have the keeper close the last copy of a descriptor; never raises.
@@ -178,7 +183,7 @@ class Namespace:
         For what the kernel takes its time to close: the caller closes his afterwards,
         and does not wait.
         """
-        self._channel.tell(messages.CLOSE, b"", [descriptor])
+        self.home.channel.tell(messages.CLOSE, b"", [descriptor])
 
     def sockets(self) -> list[int]:
         """Return the descriptors of this process that are sockets in the namespace."""
@@ -225,7 +230,7 @@ class Namespace:
             last = not self._users
         if last:
             self._fd.close()
-            self.keeper.release()
+            self.home.keeper.release()
 
 
 def _parcels(wanted: Sequence[Order]) -> Iterator[tuple[int, bytes]]:

@@ -23,6 +23,8 @@ Exits = tuple[Exit, ...]
 Edit = Callable[[bytes], bytes]
 
 _NOTHING = bytes(HEADER_SIZE)
+# Behind two addresses and a VLAN tag.
+_EDITED = HEADER_SIZE + 16
 
 
 class WithHeader:
@@ -79,11 +81,12 @@ def edited_with_header(edit: Edit) -> Callable[[memoryview], memoryview]:
     """Return what changes a frame behind its header, and the header with it.
 
     Args:
-        edit: Puts in or takes out bytes in front of the IP header, or none.
+        edit: Puts a VLAN tag in or takes it out, or does neither; looks at the first 16
+            bytes, and gets no more.
     """
 
     def change(frame: memoryview) -> memoryview:
-        before = bytes(frame[HEADER_SIZE:])
+        before = bytes(frame[HEADER_SIZE:_EDITED])
         after = edit(before)
         longer = len(after) - len(before)
         flags, kind, headers, size, start, place = VNET_HEADER.unpack_from(frame)
@@ -95,6 +98,6 @@ def edited_with_header(edit: Edit) -> Callable[[memoryview], memoryview]:
         header = VNET_HEADER.pack(
             flags, kind, headers & 0xFFFF, size, start & 0xFFFF, place
         )
-        return memoryview(header + after)
+        return memoryview(b"".join((header, after, frame[_EDITED:])))
 
     return change

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from aioioth._fork import forget_in_children
 from aioioth._keeper import meeting, messages
+from aioioth._linux.sockets import identity
 from aioioth._meetingplace import Place, file_name
 from aioioth._readiness import until_readable
 from aioioth.errors import BrokenTransportError, HandshakeTimeoutError
@@ -143,7 +144,7 @@ async def join(
             undo.callback(place.remove, file)
         else:
             *theirs, listener = own.take(found)
-            if have is not None and _identities(theirs) != _identities(descriptors):
+            if have is not None and not _same(theirs, descriptors):
                 _log.warning(
                     "%s: others have founded it anew while our keeper was dead, and "
                     "we do not see each other: close it and join again",
@@ -274,6 +275,5 @@ def _problem(packet: bytes, descriptors: list[int], path: str) -> OSError | None
     return None
 
 
-def _identities(descriptors: Sequence[int]) -> list[tuple[int, int]]:
-    found = (os.fstat(each) for each in descriptors)
-    return [(each.st_dev, each.st_ino) for each in found]
+def _same(some: Sequence[int], others: Sequence[int]) -> bool:
+    return list(map(identity, some)) == list(map(identity, others))

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from aioioth._iproute import Request
-    from aioioth._manager import Home, Manager
+    from aioioth._manager import Manager
+    from aioioth._namespace import Home
     from aioioth._settings import IPInterface, Settings
     from aioioth._sharing import Description, Shared
     from aioioth.abc import Junction, Plug, Space, StackKind
@@ -77,7 +78,7 @@ class Running:
                 ways.append(way)
             home = next((each for way in ways if (each := home_of(way))), None)
             for number, way in enumerate(ways):
-                if home is not None and not is_at(way, home.keeper):
+                if home is not None and not is_at(way, home):
                     # A private bridge and one of other programs; see `Wiring._reach`.
                     way.close()
                     frames = await settings.interfaces[number].transport.open(label)

@@ -26,7 +26,7 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from aioioth._fork import forget_in_children
-from aioioth._keeper import messages
+from aioioth._keeper import meeting, messages
 from aioioth._readiness import until_readable
 from aioioth.errors import (
     BrokenTransportError,
@@ -44,7 +44,6 @@ _log = logging.getLogger("aioioth")
 VERSION = 1
 _PACKET = struct.Struct("=8sB")
 _MAGIC = b"aioioth\0"
-_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _ADDRESS = re.compile(r"@(aioioth/[0-9a-f]{32})")
 
 # Connections that are answered before the loop's other callbacks have their turn.
@@ -180,7 +179,7 @@ class Sharing:
                 self._answer(peer)
 
     def _answer(self, peer: socket.socket) -> None:
-        uid = _peer_uid(peer)
+        _, uid = meeting.peer(peer)
         if uid not in {os.geteuid(), 0}:
             _log.warning("%s: refused to user id %d", self.address, uid)
             return
@@ -266,14 +265,14 @@ async def _connect(sock: socket.socket, address: str) -> None:
             ) from None
         else:
             break
-    uid = _peer_uid(sock)
+    _, uid = meeting.peer(sock)
     if uid not in {os.geteuid(), 0}:
         reason = f"belongs to user id {uid}, and this is user id {os.geteuid()}"
         raise BrokenTransportError(address, reason, errno=errno.EACCES)
 
 
 def _receive(sock: socket.socket, address: str) -> Shared:
-    uid = _peer_uid(sock)
+    _, uid = meeting.peer(sock)
     try:
         packet, descriptors = messages.receive(sock)
     except ConnectionResetError:
@@ -314,12 +313,6 @@ def _socket() -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.setblocking(False)
     return sock
-
-
-def _peer_uid(sock: socket.socket) -> int:
-    option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(option)[1]
-    return uid
 
 
 def plain_hosts(hosts: Any) -> dict[str, list[str]]:  # noqa: ANN401  (a mapping)

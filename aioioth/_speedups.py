@@ -26,8 +26,8 @@ FULL, SOURCE_BROKEN, SINK_BROKEN = 2, 3, 4
 _SWITCH = "AIOIOTH_SPEEDUPS"
 _MODULE = "aioioth_speedups"
 
-# Ethernet's header with a VLAN tag.
-_HEADERS = 18
+# Ethernet's header with two VLAN tags.
+_HEADERS = 22
 
 
 class Mover(Protocol):

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from aioioth._fork import forget_in_children
+from aioioth._switchports import Port
 from aioioth._vdeplace import Place
-from aioioth.switch import Port
 from aioioth.wire import vde
 
 if TYPE_CHECKING:

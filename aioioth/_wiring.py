@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from aioioth._device import Device
-    from aioioth._keeper.client import Keeper
-    from aioioth._manager import Home
-    from aioioth._namespace import Namespace
+    from aioioth._namespace import Home, Namespace
     from aioioth._settings import Gateway, InterfaceSettings, IPInterface
     from aioioth.abc import FrameTransport, Junction, Plug
     from aioioth.events import Event
@@ -215,7 +213,7 @@ class Wiring:
 
     async def _reach(self, wanted: InterfaceSettings) -> Plug | Junction:
         way = await reach(wanted.transport, self._label)
-        if not is_at(way, self._space.keeper):
+        if not is_at(way, self._space.home):
             # The bridge is another program's, and so is the user namespace that it is
             # in; the kernel lets nobody join the two. Frames may pass.
             way.close()
@@ -356,10 +354,9 @@ def home_of(way: Plug | Junction) -> Home | None:
     return home
 
 
-def is_at(way: Plug | Junction, keeper: Keeper) -> bool:
-    """Whether the kernel can lead to a network from stacks that a keeper makes."""
-    home = home_of(way)
-    return home is None or home.keeper is keeper
+def is_at(way: Plug | Junction, home: Home) -> bool:
+    """Whether the kernel can lead to a network from stacks that are at a home."""
+    return home_of(way) in {None, home}
 
 
 def _is_junction(way: Plug | Junction) -> TypeIs[Junction]:

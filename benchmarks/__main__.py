@@ -1,7 +1,8 @@
 """aioioth beside its peers, all in one run, in turn; prints or writes a report.
 
 All of it happens in an empty network namespace made for the run, as root or not, and
-nothing is left of it. What is missing here is left out and the report says why.
+no process is left of it, however it ends. What is missing here is left out and the
+report says why.
 
     python -m benchmarks                                  all; the report is printed
     python -m benchmarks --output docs                    written to docs/ (make bench)
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import report, scale
-from benchmarks.loops import measure_closing
+from benchmarks.closing import measure_closing
 from benchmarks.measures import MEASURES, Plan, measure_paths
 from benchmarks.paths import MAIN, PATHS, TRANSPORTS
 from benchmarks.results import Machine, Results
@@ -43,6 +44,9 @@ _ISOLATED = "AIOIOTH_BENCHMARKS_ISOLATED"
 
 _PARTS = ("paths", "scale", "closing", "streams")
 _GROUPS = {"main": MAIN, "transports": TRANSPORTS, "all": tuple(PATHS)}
+
+# What leaves something out of the page when it is given.
+_OF_A_PART = ("parts", "paths", "measures", "counts", "profile")
 
 _PAGE, _IMAGE = Path("reference", "benchmarks.md"), Path("images", "benchmarks.svg")
 
@@ -126,21 +130,18 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument(
         "--libvdestack-most",
         type=int,
-        default=100,
+        default=scale.MOST_OF_LIBVDESTACK,
         metavar="N",
-        help="of libvdestack's stacks: a thousand take a minute to go; default: 100",
-    )
-    many.add_argument(
-        "--network",
-        default=scale.DEFAULT_VNL,
-        metavar="VNL",
-        help="for many stacks; default: %(default)s",
+        help="more stacks than this are not measured with libvdestack: a thousand of "
+        "its stacks take a minute to end, and do not reach each other while they are "
+        "there; default: %(default)s",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help=f"write {_PAGE} and {_IMAGE} there, instead of printing",
+        help=f"write {_PAGE} and {_IMAGE} there, instead of printing; not with "
+        f"{_options(_OF_A_PART)}",
     )
     parser.add_argument("--list", action="store_true", help="list the paths and end")
     parser.add_argument(
@@ -151,6 +152,23 @@ def _parser() -> argparse.ArgumentParser:
         "goes (perf, if there, and cProfile)",
     )
     return parser
+
+
+def _options(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _parsed() -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args()
+    given = [
+        name
+        for name in _OF_A_PART
+        if getattr(arguments, name) != parser.get_default(name)
+    ]
+    if arguments.output is not None and given:
+        parser.error(f"--output writes a whole page: not with {_options(given)}")
+    return arguments
 
 
 def _tell(text: str) -> None:
@@ -166,17 +184,23 @@ def _processor() -> str:
     return platform.machine()
 
 
+def _bridges_filtered() -> bool:
+    return Path("/proc/sys/net/bridge").exists()
+
+
 async def _machine(note: str) -> Machine:
     idle = await scale.settled()
     return Machine(
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        kernel=f"{platform.system()} {platform.release()}",
+        # What a distribution appends to the version says nothing to others.
+        kernel=f"{platform.system()} {platform.release().partition('-')[0]}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
         cores=os.cpu_count() or 1,
         processor=_processor(),
         user="root" if os.geteuid() == 0 else "an ordinary user",
         busy=1 - idle,
         load_program=note,
+        bridges_filtered=_bridges_filtered(),
     )
 
 
@@ -199,7 +223,6 @@ async def _run(arguments: argparse.Namespace, place: Workplace) -> Results:
             arguments.counts,
             results,
             _tell,
-            vnl=arguments.network,
             most_of_libvdestack=arguments.libvdestack_most,
         )
     results.seconds = time.monotonic() - start
@@ -223,8 +246,9 @@ async def _profile(key: str, place: Workplace, arguments: argparse.Namespace) ->
             print(f"== {PATHS[key].title} under {profiler}")
             for each in results.left_out:
                 print(each.why)
-            spread = results.figure(key, "tcp")
-            print(f"{spread.median:.2f} Gbit/s\n{kept.read_text()}")
+            if key in results.titles:
+                spread = results.figure(key, "tcp")
+                print(f"{spread.median:.2f} Gbit/s\n{kept.read_text()}")
 
 
 def _write(results: Results, directory: Path) -> None:
@@ -236,12 +260,19 @@ def _write(results: Results, directory: Path) -> None:
     print(f"Written: {page} and {image}, after {results.seconds:.0f} s.")
 
 
+def _list() -> None:
+    with tempfile.TemporaryDirectory(prefix="aioioth-benchmarks-") as name:
+        tools = build(Path(name), sys.executable)
+        for key, path in PATHS.items():
+            why = path.why_not(tools) or "can be measured here"
+            print(f"{key:16}{path.title:28}{why}")
+
+
 def main() -> None:
     """Measure, in a network namespace of our own."""
-    arguments = _parser().parse_args()
+    arguments = _parsed()
     if arguments.list:
-        for key, path in PATHS.items():
-            print(f"{key:16}{path.title:28}{path.why_not() or 'can be measured here'}")
+        _list()
         return
     if os.environ.pop(_ISOLATED, "") == "":
         os.environ[_ISOLATED] = "1"

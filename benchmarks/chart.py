@@ -90,7 +90,7 @@ def _legend() -> list[str]:
 
 
 def _panel(panel: Panel, left: float, rows: int) -> Iterator[str]:
-    known = [dot.spread for dot in panel.dots if dot.spread.there]
+    known = [dot.spread for dot in panel.dots if dot.spread.known]
     low, high = decades(
         min((spread.low for spread in known), default=1.0),
         max((spread.high for spread in known), default=1.0),
@@ -122,7 +122,7 @@ def _panel(panel: Panel, left: float, rows: int) -> Iterator[str]:
 
 
 def _dot(dot: Dot, left: float, y: float, x: Callable[[float], float]) -> Iterator[str]:
-    if not dot.spread.there:
+    if not dot.spread.known:
         yield _text(left + 4, y + 4, "not measured", 'font-size="11"')
         return
     middle, first, last = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.loops import CLOSING
+from benchmarks.closing import CLOSING
 from benchmarks.results import Spread, ratios
 from benchmarks.tables import number, spread_of
 
@@ -28,7 +28,7 @@ class Goal:
         peer: With what.
         value: Of a run; without values if it was not measured.
         goal: What it is to reach.
-        most: Whether the goal is an upper limit.
+        at_most: Whether the goal is an upper limit.
         unit: Of the value, "" for a ratio.
     """
 
@@ -36,17 +36,18 @@ class Goal:
     peer: str
     value: Callable[[Results], Spread]
     goal: float
-    most: bool = False
+    at_most: bool = False
     unit: str = ""
 
     def row(self, results: Results) -> list[str]:
         """Return the cells of its line."""
         value = self.value(results)
-        word = "at most" if self.most else "at least"
+        word = "at most" if self.at_most else "at least"
         aim = f"{word} {number(self.goal)}{self.unit and ' ' + self.unit}"
-        if not value.there:
+        if not value.known:
             return [self.figure, self.peer, "not measured", aim, "-"]
-        reached = value.median <= self.goal if self.most else value.median >= self.goal
+        excess = value.median - self.goal
+        reached = excess <= 0 if self.at_most else excess >= 0
         return [
             self.figure,
             self.peer,
@@ -133,14 +134,18 @@ GOALS = (
     Goal("`memory://`, TCP", _LIBVDESTACK, quicker("memory", "libvdestack", "tcp"), 10),
     Goal("creation of 1,000 stacks", "a shell script", _creation, 5),
     Goal(
-        "memory of a further stack, user space", "libvdestack", _memory, 0.1, most=True
+        "memory of a further stack, user space",
+        "libvdestack",
+        _memory,
+        0.1,
+        at_most=True,
     ),
     Goal(
         "first connect among 1,000 stacks",
         "-",
         lambda results: _scaled(_grown(results, "bridge", "connect"), 1e3),
         100,
-        most=True,
+        at_most=True,
         unit="ms",
     ),
     *(
@@ -149,7 +154,7 @@ GOALS = (
             "close of a TAP: see below",
             _figure(key, "closing"),
             0.3,
-            most=True,
+            at_most=True,
             unit="ms",
         )
         for key in CLOSING
@@ -160,7 +165,7 @@ GOALS = (
             "-",
             _figure(key, "lateness"),
             5,
-            most=True,
+            at_most=True,
             unit="ms",
         )
         for key, title in (("memory", "memory://"), ("vde-pure", "vde://"))

@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 import aioioth
-from benchmarks.host import loop_factory
+from benchmarks.stackprogram import loop_factory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,13 +16,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from benchmarks.host import lateness
 from benchmarks.paths.byhand import PORT
 from benchmarks.results import Spread, Unavailable
 from benchmarks.running import PATIENCE_SECONDS, FailedError
+from benchmarks.stackprogram import lateness
+from benchmarks.turns import in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from benchmarks.paths.path import Ends, Path
     from benchmarks.results import Results
@@ -91,8 +92,9 @@ class _Contender:
             return {name: (await self._answer(seconds))[name]}
         self.client.say(f"tcp {seconds + 0.1}")
         asked = [pump.lateness(seconds) for pump in self.ends.pumps]
-        # Our own loop has nothing to do: what it loses, the machine takes.
-        elsewhere, *late = await asyncio.gather(lateness(seconds), *asked)
+        # Our own loop has nothing to do: what it loses, the machine takes. All of them
+        # end before one's failure is told, so that none answers the next question.
+        elsewhere, *late = await _all(lateness(seconds), *asked)
         await self._answer(seconds)
         return {name: max(late), ELSEWHERE: elsewhere}
 
@@ -117,7 +119,7 @@ async def measure_paths(
             if contender := await _built(path, place, until_end, results):
                 contenders.append(contender)
         for number in range(plan.rounds):
-            order = _order(contenders, number)
+            order = in_turn(contenders, number)
             for measure in plan.measures:
                 for contender in order:
                     if measure == "lateness" and not contender.ends.pumps:
@@ -130,18 +132,10 @@ async def measure_paths(
         _note(contender, results)
 
 
-def _order(contenders: list[_Contender], number: int) -> list[_Contender]:
-    # Whoever comes first finds a cold machine, so they take turns there; so does who
-    # comes behind a greedy one, for which every other round goes backwards.
-    turn = number % len(contenders) if contenders else 0
-    order = contenders[turn:] + contenders[:turn]
-    return order[::-1] if number % 2 else order
-
-
 def _note(contender: _Contender, results: Results) -> None:
     if failures := contender.failures:
         end = ", so it was given up" if contender.hopeless else ""
-        why = f"{len(failures)} of its measures failed{end}; the last: {failures[-1]}"
+        why = f"{len(failures)} of its measures failed{end}; the first: {failures[0]}"
         results.left_out.append(Unavailable(contender.path.title, why))
     for measure, values in contender.values.items():
         results.figures[contender.path.key, measure] = Spread(tuple(values))
@@ -151,9 +145,8 @@ async def _built(
     path: Path, place: Workplace, until_end: AsyncExitStack, results: Results
 ) -> _Contender | None:
     """Build a path that stays until the end; None, and why, if it cannot be."""
-    why = path.why_not() or (path.key == "libvdestack" and place.tools.why)
-    if why:
-        results.left_out.append(Unavailable(path.title, str(why)))
+    if why := path.why_not(place.tools):
+        results.left_out.append(Unavailable(path.title, why))
         return None
     own = until_end.enter_context(place.part())
     try:
@@ -190,15 +183,24 @@ async def _load(ends: Ends) -> tuple[Program, Program]:
         return server, client
 
 
+async def _all(*awaited: Awaitable[float]) -> list[float]:
+    """Return what all come to; raise what one raised when all have ended."""
+    outcomes = await asyncio.gather(*awaited, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
 async def _measure(contender: _Contender, measure: str, seconds: float) -> None:
     names = (measure, ELSEWHERE) if measure == "lateness" else (measure,)
     found = dict.fromkeys(names, math.nan)
     if not contender.hopeless:
         try:
             found = await contender.measure(measure, MEASURES[measure] * seconds)
-        except (FailedError, ValueError) as error:
+        except (FailedError, OSError, ValueError) as error:
             contender.failures.append(f"{measure}: {error}")
-            with contextlib.suppress(FailedError):  # the next measure tells
+            with contextlib.suppress(FailedError, OSError):  # the next measure tells
                 await contender.restart()
     for name in names:
         contender.values.setdefault(name, []).append(found[name])

@@ -20,24 +20,24 @@ class Spread:
     values: tuple[float, ...]
 
     @property
-    def there(self) -> list[float]:
+    def known(self) -> list[float]:
         """The values that are numbers."""
         return [value for value in self.values if not math.isnan(value)]
 
     @property
     def median(self) -> float:
         """The median; NaN without any value."""
-        return statistics.median(self.there) if self.there else math.nan
+        return statistics.median(self.known) if self.known else math.nan
 
     @property
     def low(self) -> float:
         """The smallest value; NaN without any."""
-        return min(self.there, default=math.nan)
+        return min(self.known, default=math.nan)
 
     @property
     def high(self) -> float:
         """The largest value; NaN without any."""
-        return max(self.there, default=math.nan)
+        return max(self.known, default=math.nan)
 
 
 def ratios(upper: Spread, lower: Spread) -> Spread:
@@ -47,7 +47,7 @@ def ratios(upper: Spread, lower: Spread) -> Spread:
     Figures that were not taken in the same rounds are compared by their medians.
     """
     if len(upper.values) != len(lower.values):
-        if not (upper.there and lower.there and lower.median):
+        if not (upper.known and lower.known and lower.median):
             return Spread(())
         return Spread((upper.median / lower.median,))
     pairs = zip(upper.values, lower.values, strict=True)
@@ -69,7 +69,12 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and when a run took place."""
+    """Where and when a run took place.
+
+    Attributes:
+        bridges_filtered: Whether the kernel's bridges show what they carry to its
+            packet filter (br_netfilter), as long as nobody switches that off.
+    """
 
     date: str
     kernel: str
@@ -79,6 +84,7 @@ class Machine:
     user: str
     busy: float
     load_program: str
+    bridges_filtered: bool
 
 
 @dataclass(frozen=True)

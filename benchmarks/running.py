@@ -1,7 +1,7 @@
 """Programs that a run starts, and what it needs to start them.
 
-Whatever is started ends when its standard input does, so nothing is left when a run is
-killed; and each is in a session of its own, killed with all that it has started.
+Whatever is started ends when its standard input does, so no process is left when a run
+is killed; and each is in a session of its own, killed with all that it has started.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "Workplace",
     "build",
     "running",
+    "speedups",
     "vde_switch",
     "why_no_tap",
     "why_without",
@@ -55,14 +56,14 @@ class Tools:
         vdestack: The same in a stack of libvdestack, or "".
         stacks: The one that makes many such stacks, or "".
         note: What the report says about them.
-        why: Why those of libvdestack are missing, if they are.
+        why_no_vdestack: Why those of libvdestack are missing, if they are.
     """
 
     load: tuple[str, ...]
     vdestack: str = ""
     stacks: str = ""
     note: str = ""
-    why: str = ""
+    why_no_vdestack: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,10 +250,9 @@ async def running(
     place: Workplace,
     command: Sequence[str],
     env: Mapping[str, str] | None = None,
-    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Program]:
-    """Run a command for the length of the block."""
-    program = await Program.start(place, command, env, pass_fds)
+    """Run a command for the length of the block; ``env`` is added to our own."""
+    program = await Program.start(place, command, env)
     try:
         yield program
     finally:
@@ -260,8 +260,10 @@ async def running(
 
 
 @contextlib.asynccontextmanager
-async def vde_switch(place: Workplace, ports: int = 32) -> AsyncIterator[str]:
-    """Run a vde_switch and yield the VNL that leads to it."""
+async def vde_switch(
+    place: Workplace, ports: int = 32
+) -> AsyncIterator[tuple[str, int]]:
+    """Run a vde_switch and yield the VNL that leads to it, and its process."""
     path = place.directory / "switch"
     # Without -d: it then ends with its standard input, however we end.
     command = ["vde_switch", "-s", str(path), "-n", str(ports)]
@@ -272,19 +274,12 @@ async def vde_switch(place: Workplace, ports: int = 32) -> AsyncIterator[str]:
                 msg = f"vde_switch did not start{place.last_words()}"
                 raise FailedError(msg)
             await asyncio.sleep(0.01)
-        _switches[f"vde://{path}"] = program.pid
-        try:
-            yield f"vde://{path}"
-        finally:
-            del _switches[f"vde://{path}"]
+        yield f"vde://{path}", program.pid
 
 
-_switches: dict[str, int] = {}
-
-
-def switch_pid(vnl: str) -> int:
-    """Return the process of the `vde_switch` that a VNL leads to."""
-    return _switches[vnl]
+def speedups(*, used: bool) -> dict[str, str]:
+    """Return the environment in which aioioth uses its compiled step, or does not."""
+    return {"AIOIOTH_SPEEDUPS": "1" if used else "0"}
 
 
 def why_without(program: str, package: str) -> str:
@@ -320,21 +315,22 @@ def build(directory: Path, python: str) -> Tools:
         return Tools(
             (python, *_IN_PYTHON),
             note="the load is Python, for want of a compiler: it is measured too",
-            why="there is no C compiler (apt-get install gcc libc6-dev)",
+            why_no_vdestack="there is no C compiler (apt-get install gcc libc6-dev)",
         )
     load = _compiled(compiler, directory / "load", "load.c")
     if load is None:
         return Tools(
             (python, *_IN_PYTHON),
             note="the load is Python, as load.c does not compile: it is measured too",
-            why="load.c does not compile (apt-get install libc6-dev)",
+            why_no_vdestack="load.c does not compile (apt-get install libc6-dev)",
         )
     libraries = ["-DVDESTACK", "-lvdestack", "-lvdeplug"]
     vdestack = _compiled(compiler, directory / "load-vdestack", "load.c", *libraries)
     stacks = _compiled(compiler, directory / "stacks", "stacks.c", *libraries)
     note = "the load at both ends is a small C program, benchmarks/programs/load.c"
     if vdestack is None or stacks is None:
-        return Tools((load,), note=note, why=f"it is not installed ({_LIBRARY})")
+        why = f"it is not installed ({_LIBRARY})"
+        return Tools((load,), note=note, why_no_vdestack=why)
     return Tools((load,), vdestack, stacks, note)
 
 

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.paths.byhand import unshare, why_no_namespaces
-from benchmarks.paths.stacks import why_no_scheme
+from benchmarks.paths.stacks import BRIDGE, why_no_scheme
 from benchmarks.results import Growth, Unavailable
 from benchmarks.running import (
     FailedError,
     running,
-    switch_pid,
     vde_switch,
     why_no_tap,
     why_without,
 )
+from benchmarks.turns import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from benchmarks.results import Results
     from benchmarks.running import Program, Workplace
 
-__all__ = ["DEFAULT_VNL", "MAKERS", "measure_scale", "memory_of", "settled"]
+__all__ = ["MAKERS", "MOST_OF_LIBVDESTACK", "measure_scale", "memory_of", "settled"]
 
-DEFAULT_VNL = "bridge://bench[private]"
+# A thousand stacks of libvdestack take a minute to end, and do not reach each other
+# while they are there; a hundred tell what one needs.
+MOST_OF_LIBVDESTACK = 100
 
-# A thousand stacks of libvdestack take a minute to go, and cannot talk before that; a
-# hundred tell what one needs.
-_MOST_OF_LIBVDESTACK = 100
-
-_FEW = 100
+# A small number is quick, and therefore repeated more often. Twice is the least, for
+# each to come first once.
+_FEW, _TIMES_FEW, _TIMES_MANY = 100, 3, 2
 
 _SETTLING_SECONDS = 4.0
 _IDLE_SHARE = 0.9
@@ -78,13 +78,12 @@ async def measure_scale(
     results: Results,
     tell: Callable[[str], None],
     *,
-    vnl: str = DEFAULT_VNL,
-    most_of_libvdestack: int = _MOST_OF_LIBVDESTACK,
+    most_of_libvdestack: int,
 ) -> None:
     """Measure, and put what comes of it into ``results``."""
     makers = dict(MAKERS)
     for name in MAKERS:
-        if why := _why_not(name, place, vnl):
+        if why := _why_not(name, place):
             results.left_out.append(Unavailable(f"many stacks: {name}", why))
             del makers[name]
     for count in counts:
@@ -92,18 +91,16 @@ async def measure_scale(
         if count > most_of_libvdestack and "libvdestack" in fitting:
             del fitting["libvdestack"]
             why = (
-                f"a thousand take a minute to go, and do not reach each other before "
-                f"(--libvdestack-most {count})"
+                f"not measured with more than {most_of_libvdestack}: a thousand of its "
+                f"stacks take a minute to end, and do not reach each other while they "
+                f"are there (--libvdestack-most {count} measures them)"
             )
             results.left_out.append(Unavailable(f"{count} stacks: libvdestack", why))
         found: dict[str, list[Growth]] = {}
-        # A small number is quick, and therefore repeated.
-        for number in range(3 if count <= _FEW else 1):
-            order = list(fitting)
-            turn = number % len(order) if order else 0
-            for name in order[turn:] + order[:turn]:
+        for number in range(_TIMES_FEW if count <= _FEW else _TIMES_MANY):
+            for name in in_turn(list(fitting), number):
                 tell(f"{count} stacks: {name}")
-                growth = await _made(name, place, count, vnl, results)
+                growth = await _made(name, place, count, results)
                 found.setdefault(name, []).extend(growth)
         for name in fitting:
             if several := found.get(name):
@@ -111,12 +108,12 @@ async def measure_scale(
 
 
 async def _made(
-    name: str, place: Workplace, count: int, vnl: str, results: Results
+    name: str, place: Workplace, count: int, results: Results
 ) -> list[Growth]:
     """Return what it took, if it succeeded, when the machine is idle again."""
     try:
         with place.part() as own:
-            return [await MAKERS[name](own, count, vnl)]
+            return [await MAKERS[name](own, count)]
     except FailedError as error:
         why = f"it failed: {error}"
         results.left_out.append(Unavailable(f"{count} stacks: {name}", why))
@@ -125,13 +122,13 @@ async def _made(
         await settled()
 
 
-def _why_not(name: str, place: Workplace, vnl: str) -> str:
+def _why_not(name: str, place: Workplace) -> str:
     if name == "bridge":
-        return why_no_scheme(vnl)
+        return why_no_scheme(BRIDGE)
     if name == "script":
         return why_no_namespaces()
     missing = why_without("vde_switch", "vde-switch") or why_no_tap()
-    return place.tools.why or missing
+    return place.tools.why_no_vdestack or missing
 
 
 def _median(several: list[Growth]) -> Growth:
@@ -154,8 +151,8 @@ def _median(several: list[Growth]) -> Growth:
 # Who makes them.
 
 
-async def _ours(place: Workplace, count: int, vnl: str) -> Growth:
-    command = [sys.executable, "-m", "benchmarks.many", place.loop, vnl, str(count)]
+async def _ours(place: Workplace, count: int) -> Growth:
+    command = [sys.executable, "-m", "benchmarks.many", place.loop, BRIDGE, str(count)]
     async with running(place, command) as program:
         await program.line()  # start
         before, system = memory_of(program.pid, children=True), _system_memory()
@@ -170,7 +167,7 @@ async def _ours(place: Workplace, count: int, vnl: str) -> Growth:
     return Growth(count, seconds, memory, growth, connect, closing, descriptors)
 
 
-async def _script(place: Workplace, count: int, vnl: str) -> Growth:
+async def _script(place: Workplace, count: int) -> Growth:
     async with running(
         place, [*unshare(), "sh", "-ec", _SCRIPT, "sh", str(count)]
     ) as shell:
@@ -183,16 +180,16 @@ async def _script(place: Workplace, count: int, vnl: str) -> Growth:
         return Growth(count, seconds, system=_system_memory() - system)
 
 
-async def _libvdestack(place: Workplace, count: int, vnl: str) -> Growth:
+async def _libvdestack(place: Workplace, count: int) -> Growth:
     _raise_limit()
-    async with vde_switch(place, ports=count + 8) as switch:
-        command = [place.tools.stacks, switch, "10.1.0.1/16", str(count)]
+    async with vde_switch(place, ports=count + 8) as (vnl, switch):
+        command = [place.tools.stacks, vnl, "10.1.0.1/16", str(count)]
         async with running(place, command) as program:
             await program.line()  # start
 
             def memory() -> float:
                 # Its helper processes share its memory; the switch has some for each.
-                return memory_of(program.pid) + memory_of(switch_pid(switch))
+                return memory_of(program.pid) + memory_of(switch)
 
             before, system = memory(), _system_memory()
             files = _descriptors(program.pid)
@@ -207,7 +204,7 @@ async def _libvdestack(place: Workplace, count: int, vnl: str) -> Growth:
     )
 
 
-MAKERS: dict[str, Callable[[Workplace, int, str], Awaitable[Growth]]] = {
+MAKERS: dict[str, Callable[[Workplace, int], Awaitable[Growth]]] = {
     "bridge": _ours,
     "script": _script,
     "libvdestack": _libvdestack,

@@ -8,7 +8,7 @@ take turns, in the same run, so that a busy machine is busy for all:
 * host: plain asyncio, on ``lo`` of the namespace that the run is in. The peer.
 * stack: the same program with ``stack.`` in front of its calls, on the stack's ``lo``.
 * memory: two stacks on a switch inside the program, so each frame passes the loop.
-* vde: two stacks on VNL, a real vde_switch.
+* vde: two stacks on VNL, a real vde_switch; in pure Python, when the driver starts it.
 
 Prints the values by place and measure, as JSON.
 """
@@ -27,9 +27,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aioioth
-from benchmarks.host import loop_factory
 from benchmarks.results import Spread, Unavailable
-from benchmarks.running import FailedError, running, vde_switch, why_without
+from benchmarks.running import (
+    FailedError,
+    running,
+    speedups,
+    vde_switch,
+    why_without,
+)
+from benchmarks.stackprogram import loop_factory
+from benchmarks.turns import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,7 +51,7 @@ PLACES = {
     "host": "plain asyncio",
     "stack": "within one stack",
     "memory": "two stacks, memory://",
-    "vde": "two stacks, vde://",
+    "vde": "two stacks, vde://, pure Python",
 }
 
 _PORT = 5000
@@ -82,8 +89,11 @@ async def _values(
     command = [sys.executable, "-m", "benchmarks.streams", loop, str(rounds)]
     async with AsyncExitStack() as until_end:
         if not why_without("vde_switch", "vde-switch"):
-            command.append(await until_end.enter_async_context(vde_switch(place)))
-        program = await until_end.enter_async_context(running(place, command))
+            vnl, _ = await until_end.enter_async_context(vde_switch(place))
+            command.append(vnl)
+        program = await until_end.enter_async_context(
+            running(place, command, speedups(used=False))
+        )
         values: dict[str, dict[str, list[float]]]
         values = json.loads(await program.line(60))
         return values
@@ -210,10 +220,8 @@ async def _compare(rounds: int, vde: str) -> dict[str, dict[str, list[float]]]:
         places = await _places(until_end, vde)
         values: dict[str, dict[str, list[float]]] = {}
         for number in range(rounds + 1):
-            # Whoever comes first finds a cold machine, so they take turns there.
-            turn = number % len(places)
             for title, task in _TASKS.items():
-                for place in places[turn:] + places[:turn]:
+                for place in in_turn(places, number):
                     value = await task(place)
                     if number:  # the first round warms up
                         found = values.setdefault(place.name, {})

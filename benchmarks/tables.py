@@ -50,10 +50,10 @@ def number(value: float) -> str:
 
 def spread_of(spread: Spread, unit: str = "") -> str:
     """Return a median, with the smallest and the largest value behind it."""
-    if not spread.there:
+    if not spread.known:
         return "-"
     ending = f" {unit}" if unit else ""
-    if len(spread.there) == 1:
+    if len(spread.known) == 1:
         return f"{number(spread.median)}{ending}"
     low, high = number(spread.low), number(spread.high)
     return f"{number(spread.median)}{ending} ({low} to {high})"

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
     Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+# What is no test file, but asserts as one.
+pytest.register_assert_rewrite(
+    "tests.kernel.bridges",
+    "tests.kernel.children",
+    "tests.kernel.hosts",
+    "tests.kernel.traffic",
+    "tests.unit.segments",
+    "tests.unit.steps",
+)
+
 # Shells have what they start in the background ignore Ctrl-C; some tests are about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

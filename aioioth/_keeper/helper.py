@@ -343,7 +343,10 @@ class Keeper:
     @staticmethod
     def _close_soon(_: bytes, received: list[int]) -> list[int]:
         copies = [os.dup(descriptor) for descriptor in received]
-        threading.Thread(target=_close_later, args=[copies], daemon=True).start()
+        try:
+            threading.Thread(target=_close_later, args=[copies], daemon=True).start()
+        except RuntimeError:  # can't start new thread
+            _close_later(copies)
         return []
 
     @staticmethod

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 
-from aioioth.wire.rtnetlink import request
-
-RTM_DELLINK = 17
-
-_IF_INFO_MSG = struct.Struct("=BxHiII")
+from aioioth.wire.rtnetlink import RTM_DELLINK, link_body, request
 
 
 def delete_link(sock: int, index: int) -> None:
@@ -27,4 +22,4 @@ def delete_link(sock: int, index: int) -> None:
         index: As in ``ip link``.
     """
     with contextlib.suppress(OSError):
-        os.write(sock, request(RTM_DELLINK, _IF_INFO_MSG.pack(0, 0, index, 0, 0)))
+        os.write(sock, request(RTM_DELLINK, link_body(index=index)))

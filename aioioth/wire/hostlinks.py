@@ -9,11 +9,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from aioioth.wire.rtnetlink import (
+    IFLA_IFNAME,
     IFLA_LINK,
     IFLA_MTU,
     NLM_F_ACK,
     RTA_OIF,
     RTM_GETLINK,
+    RTM_SETLINK,
     attribute,
     attributes,
     del_link,
@@ -44,7 +46,6 @@ __all__ = [
 # The kernel's MACVLAN_MODE_ constants, as iproute2 calls them.
 MACVLAN_MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
 
-_RTM_SETLINK = 19
 _IFLA_NEW_IFINDEX = 49
 _IFLA_MACVLAN_MODE = 1
 _IFLA_VXLAN_ID = 1
@@ -128,13 +129,13 @@ def make_and_move(
     going = link_body(
         attribute(_IFLA_NEW_IFINDEX, index), name=name, namespace=namespace
     )
-    named = body + link_body(name=name)[_LINK_SIZE:]
+    named = body + attribute(IFLA_IFNAME, name)
     return make(named) + set_link(going) + del_link(link_body(name=name))
 
 
 def no_change() -> bytes:
     """Return what is refused: EPERM to who may not change links, EINVAL to others."""
-    return request(_RTM_SETLINK, link_body(), NLM_F_ACK)
+    return request(RTM_SETLINK, link_body(), NLM_F_ACK)
 
 
 def get_link(index: int) -> bytes:

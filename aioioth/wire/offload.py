@@ -54,6 +54,10 @@ _JOINED: dict[int, tuple[int, ...]] = {
 _MIN_HEADER: dict[int, int] = {socket.IPPROTO_TCP: 20, socket.IPPROTO_UDP: 8}
 _CHECKSUM: dict[int, int] = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6}
 
+# Frames that one is cut into: 64 KiB with the smallest payload that Linux's TCP uses
+# unless it is made to. They take some milliseconds; more would hold up the loop.
+_MOST_PARTS = 1024
+
 _TCP_FIN_PSH, _TCP_CWR = 0x09, 0x80
 
 _U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
@@ -65,8 +69,10 @@ def complete(frame: memoryview) -> list[bytes]:
     Raises:
         ValueError: It cannot be told.
     """
-    flags, kind, _, _, start, offset = VNET_HEADER.unpack_from(frame)
+    flags, kind, _, size, start, offset = VNET_HEADER.unpack_from(frame)
     if kind:
+        if len(frame) > _MOST_PARTS * size:
+            raise ValueError(size)
         offload = Offload.parse(frame[:HEADER_SIZE], 0)
         return [bytes(each) for each in offload.undo(bytearray(frame[HEADER_SIZE:]))]
     if not flags & NEEDS_CHECKSUM:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     IPNetwork = IPv4Network | IPv6Network
 
 __all__ = [
+    "AF_BRIDGE",
     "IFA_ADDRESS",
     "IFA_BROADCAST",
     "IFA_FLAGS",
@@ -63,6 +64,7 @@ __all__ = [
     "RTM_NEWADDR",
     "RTM_NEWLINK",
     "RTM_NEWROUTE",
+    "RTM_SETLINK",
     "RTN_LOCAL",
     "RTN_UNICAST",
     "RTPROT_BOOT",
@@ -102,6 +104,7 @@ _NLMSGERR_ATTR_MSG = 1
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
+RTM_SETLINK = 19
 RTM_NEWADDR = 20
 RTM_DELADDR = 21
 RTM_GETADDR = 22
@@ -142,7 +145,7 @@ _RT_SCOPE_UNIVERSE = 0
 _RT_SCOPE_LINK = 253
 _RT_SCOPE_NOWHERE = 255
 
-_AF_INET, _AF_INET6 = 2, 10
+_AF_INET, AF_BRIDGE, _AF_INET6 = 2, 7, 10
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.paths.byhand import Loopback, veth, veth_and_bridge
-from benchmarks.paths.stacks import Stacks
+from benchmarks.paths.stacks import BRIDGE, Stacks
 from benchmarks.paths.usermode import Pasta, Slirp4netns
 from benchmarks.paths.vde import Libvdestack, Network, Vdens
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MAIN", "PATHS", "TRANSPORTS"]
 
 _SWITCH = Network("vde://DIR/switch", "vde://DIR/switch")
-_BRIDGE = Network("bridge://bench[private]", "bridge://bench[private]")
+_BRIDGE = Network(BRIDGE, BRIDGE)
 _MEMORY = Network("memory://bench", "memory://bench")
 
 
@@ -39,12 +39,7 @@ _main: list[Path] = [
     veth_and_bridge,
     Stacks("bridge", "bridge://", _BRIDGE, together=True, pumps=False),
     Stacks("memory", "memory://", _MEMORY, together=True),
-    Stacks(
-        "vde-pure",
-        "vde://, pure Python",
-        _SWITCH,
-        env={"AIOIOTH_SPEEDUPS": "0"},
-    ),
+    Stacks("vde-pure", "vde://, pure Python", _SWITCH),
     Stacks("vde-compiled", "vde://, compiled step", _SWITCH, compiled=True),
     Libvdestack(),
     Vdens("vdens", "vdens on vde_switch", _SWITCH),

@@ -14,9 +14,9 @@ from benchmarks.paths.path import Ends, Path
 from benchmarks.running import Program, running, why_without
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from benchmarks.running import Workplace
+    from benchmarks.running import Tools, Workplace
 
 __all__ = [
     "PORT",
@@ -25,6 +25,7 @@ __all__ = [
     "Loopback",
     "enter",
     "namespaces",
+    "two_ends",
     "unshare",
     "veth",
     "veth_and_bridge",
@@ -49,6 +50,22 @@ class CommandEnd:
     async def load(self, *arguments: str) -> Program:
         """See `benchmarks.paths.path.End`."""
         return await Program.start(self.place, [*self.command, *arguments])
+
+
+def two_ends(
+    place: Workplace, server: Sequence[str], client: Sequence[str], address: str
+) -> Ends:
+    """Return ends that are reached by words in front of a command.
+
+    Args:
+        place: For the log.
+        server: The words of one end, with the load program's own at their end.
+        client: Those of the other.
+        address: The server's.
+    """
+    return Ends(
+        CommandEnd(place, tuple(server)), CommandEnd(place, tuple(client)), address
+    )
 
 
 def unshare() -> list[str]:
@@ -97,7 +114,7 @@ class ByHand(Path):
     script: str
 
     @override
-    def why_not(self) -> str:
+    def why_not(self, tools: Tools) -> str:
         return why_no_namespaces()
 
     @override
@@ -105,10 +122,9 @@ class ByHand(Path):
     async def open(self, place: Workplace) -> AsyncIterator[Ends]:
         async with namespaces(place, self.script) as there:
             one, two = (
-                CommandEnd(place, (*inside(there, name), *place.tools.load))
-                for name in ("one", "two")
+                [*inside(there, name), *place.tools.load] for name in ("one", "two")
             )
-            yield Ends(one, two, "10.0.0.1")
+            yield two_ends(place, one, two, "10.0.0.1")
 
 
 def why_no_namespaces() -> str:
@@ -132,7 +148,7 @@ class Loopback(Path):
     key, title = "loopback", "loopback"
 
     @override
-    def why_not(self) -> str:
+    def why_not(self, tools: Tools) -> str:
         return why_no_namespaces()
 
     @override

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from benchmarks.running import Program, Workplace
+    from benchmarks.running import Program, Tools, Workplace
 
 __all__ = ["End", "Ends", "LoopEnd", "Path"]
 
@@ -38,7 +38,7 @@ class Ends:
         server: One of them.
         client: The other; the same one on the loopback.
         address: The server's, for the client.
-        pumps: Ends with loops that move the frames, if there are any.
+        pumps: One end for each loop that moves the frames, if there are any.
     """
 
     server: End
@@ -61,8 +61,12 @@ class Path(ABC):
     ours: bool = False
 
     @abstractmethod
-    def why_not(self) -> str:
-        """Return what is missing to run it here; nothing if it can be run."""
+    def why_not(self, tools: Tools) -> str:
+        """Return what is missing to run it here; nothing if it can be run.
+
+        Args:
+            tools: The load programs that it would be run with.
+        """
 
     @abstractmethod
     def open(self, place: Workplace) -> AbstractAsyncContextManager[Ends]:

@@ -10,19 +10,20 @@ from typing_extensions import override
 
 from benchmarks.paths.byhand import (
     PORT,
-    CommandEnd,
     enter,
     namespaces,
+    two_ends,
     unshare,
     why_no_namespaces,
 )
-from benchmarks.paths.path import Ends, Path
+from benchmarks.paths.path import Path
 from benchmarks.running import running, why_no_tap, why_without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from benchmarks.running import Workplace
+    from benchmarks.paths.path import Ends
+    from benchmarks.running import Tools, Workplace
 
 __all__ = ["Pasta", "Slirp4netns"]
 
@@ -33,7 +34,7 @@ class Slirp4netns(Path):
     key, title = "slirp4netns", "slirp4netns"
 
     @override
-    def why_not(self) -> str:
+    def why_not(self, tools: Tools) -> str:
         return (
             why_without("slirp4netns", "slirp4netns")
             or why_no_namespaces()
@@ -61,9 +62,10 @@ class Slirp4netns(Path):
             ]
             async with running(place, slirp):
                 await shell.line()
-                yield Ends(
-                    CommandEnd(place, place.tools.load),
-                    CommandEnd(place, (*enter(shell.pid), *place.tools.load)),
+                yield two_ends(
+                    place,
+                    place.tools.load,
+                    [*enter(shell.pid), *place.tools.load],
                     "10.0.2.2",  # the host, libslirp's convention
                 )
 
@@ -77,7 +79,7 @@ class Pasta(Path):
     key, title = "pasta", "pasta, spliced"
 
     @override
-    def why_not(self) -> str:
+    def why_not(self, tools: Tools) -> str:
         return why_without("pasta", "passt") or why_no_namespaces() or why_no_tap()
 
     @override
@@ -97,8 +99,9 @@ class Pasta(Path):
             pasta = [*there, "pasta", "--config-net", "--ipv4-only", "--quiet"]
             if os.geteuid() == 0:
                 pasta += ["--runas", "0"]
-            yield Ends(
-                CommandEnd(place, (*there, *place.tools.load)),
-                CommandEnd(place, (*pasta, *forwarded, "--", *place.tools.load)),
+            yield two_ends(
+                place,
+                [*there, *place.tools.load],
+                [*pasta, *forwarded, "--", *place.tools.load],
                 "127.0.0.1",
             )

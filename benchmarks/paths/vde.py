@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from benchmarks.paths.byhand import CommandEnd
-from benchmarks.paths.path import Ends, Path
+from benchmarks.paths.byhand import two_ends
+from benchmarks.paths.path import Path
 from benchmarks.running import vde_switch, why_no_tap, why_without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from benchmarks.running import Workplace
+    from benchmarks.paths.path import Ends
+    from benchmarks.running import Tools, Workplace
 
 __all__ = ["Libvdestack", "Network", "Vdens", "open_network"]
 
@@ -62,7 +63,7 @@ class Vdens(Path):
     network: Network
 
     @override
-    def why_not(self) -> str:
+    def why_not(self, tools: Tools) -> str:
         return (
             why_without("vdens", "vdens")
             or why_without("ip", "iproute2")
@@ -75,10 +76,10 @@ class Vdens(Path):
     async def open(self, place: Workplace) -> AsyncIterator[Ends]:
         async with open_network(place, self.network) as vnls:
             one, two = (
-                CommandEnd(place, (*_vdens(vnl, ip), *place.tools.load))
+                [*_vdens(vnl, ip), *place.tools.load]
                 for vnl, ip in zip(vnls, (SERVER, CLIENT), strict=True)
             )
-            yield Ends(one, two, SERVER)
+            yield two_ends(place, one, two, SERVER)
 
 
 def _vdens(vnl: str, ip: str) -> list[str]:
@@ -96,15 +97,18 @@ class Libvdestack(Path):
     key, title = "libvdestack", "libvdestack on vde_switch"
 
     @override
-    def why_not(self) -> str:
-        return why_without("vde_switch", "vde-switch") or why_no_tap()
+    def why_not(self, tools: Tools) -> str:
+        return (
+            why_without("vde_switch", "vde-switch")
+            or why_no_tap()
+            or tools.why_no_vdestack
+        )
 
     @override
     @contextlib.asynccontextmanager
     async def open(self, place: Workplace) -> AsyncIterator[Ends]:
-        async with vde_switch(place) as vnl:
+        async with vde_switch(place) as (vnl, _):
             one, two = (
-                CommandEnd(place, (place.tools.vdestack, vnl, f"{ip}/24"))
-                for ip in (SERVER, CLIENT)
+                [place.tools.vdestack, vnl, f"{ip}/24"] for ip in (SERVER, CLIENT)
             )
-            yield Ends(one, two, SERVER)
+            yield two_ends(place, one, two, SERVER)

@@ -123,10 +123,7 @@ def _tcp(host: str, port: int, seconds: float) -> dict[str, float]:
             sock.sendall(_CHUNK)
         sock.shutdown(socket.SHUT_WR)
         count, nanoseconds = _TOTAL.unpack(sock.recv(_TOTAL.size, socket.MSG_WAITALL))
-        # tcpi_total_retrans, <linux/tcp.h>
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        (again,) = struct.unpack_from("I", info, 100)
-    return {"tcp": 8 * count / nanoseconds, "again": again}
+    return {"tcp": 8 * count / nanoseconds}
 
 
 def _rtt(host: str, port: int, seconds: float) -> dict[str, float]:
@@ -142,8 +139,7 @@ def _rtt(host: str, port: int, seconds: float) -> dict[str, float]:
             times.append(after - before)
             before = after
     times.sort()
-    middle, high = times[len(times) // 2], times[len(times) * 99 // 100]
-    return {"rtt": middle / 1000, "p99": high / 1000}
+    return {"rtt": times[len(times) // 2] / 1000}
 
 
 def _connections(host: str, port: int, seconds: float) -> dict[str, float]:

@@ -22,6 +22,8 @@
 /* Frames for one system call: the time for each does not get shorter beyond. */
 #define WINDOW 64
 
+#define MAX_TAGS 2
+
 /* With two VLAN tags, all options, and some of IPv6's extension headers. */
 #define MAX_HEADERS 256
 
@@ -55,7 +57,7 @@ static size_t find_ip(const unsigned char *frame, size_t length, uint16_t *ether
 {
 	size_t at = 12;
 
-	while (at + 2 <= length) {
+	for (int tags = 0; tags <= MAX_TAGS && at + 2 <= length; tags++) {
 		*ethertype = get16(frame + at);
 		at += 2;
 		if (*ethertype != ETHERTYPE_VLAN && *ethertype != ETHERTYPE_SERVICE_VLAN)
@@ -211,10 +213,11 @@ static enum state deliver(struct sender *sender, struct queue *queue)
 	struct tally *tally = &sender->tally;
 
 	while (queue->next < queue->count) {
-		size_t count = fill_window(queue), sent = 0;
+		size_t count, sent = 0;
 
 		if (tally->frames > PATIENCE)
 			return FULL;
+		count = fill_window(queue);
 		while (sent < count) {
 			int done = sendmmsg(sender->socket, messages + sent,
 					    (unsigned)(count - sent),
@@ -331,7 +334,7 @@ enum state sender_move(struct sender *sender, size_t budget)
 			read = read_one(sender, &queue, &frames);
 		moved += frames;
 		sent = deliver(sender, &queue);
-		if (sent == FULL)
+		if (sent != EMPTY)
 			keep(sender, &queue);
 		/* A source that broke is so in the next call as well. */
 		if (sent != EMPTY)

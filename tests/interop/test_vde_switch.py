@@ -78,7 +78,7 @@ async def test_cancelled_at_each_await(
             await asyncio.sleep(0)
 
     async with aioioth.Stack():  # the keeper and the manager are there to stay
-        assert await cancel_everywhere(life, times=times) >= 5
+        assert await cancel_everywhere(life, times=times) > 5
         assert files(vde_switch.directory) == {"ctl"}
     await vde_switch.until_ports(set())
 

@@ -10,18 +10,18 @@ import subprocess
 import sys
 import textwrap
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aioioth
 from aioioth import errors
+from tests.kernel.bridges import runtime, until
+from tests.kernel.children import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-
-PATIENCE = 50
+    from pathlib import Path
 
 # A stack on bridge://lan that answers with its number, and asks others when it is told.
 PROGRAM = """
@@ -153,24 +153,6 @@ def programs() -> Iterator[Callable[..., Program]]:
 def loop_of_others(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
-
-
-def runtime() -> Path:
-    return Path(os.environ["XDG_RUNTIME_DIR"], "aioioth")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def is_there(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @pytest.mark.parametrize("count", [2, 8])

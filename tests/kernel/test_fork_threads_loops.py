@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import uvloop
 import aioioth
 from aioioth import _manager, errors
 from aioioth.testing import no_leaks
+from tests.kernel.children import forked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -74,30 +74,6 @@ async def lan(echo: Any, ask: Any) -> AsyncIterator[Lan]:
 
 def keeper_pid() -> int | None:
     return _manager._keeper.pid
-
-
-async def forked(child: Callable[[], object]) -> None:
-    """Call a function in a child, which must succeed."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            child()
-            code = 0
-        except BaseException:  # noqa: BLE001  (it must not reach pytest's frames)
-            os.write(writing, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-    os.close(writing)
-
-    def wait() -> tuple[str, int]:
-        with os.fdopen(reading) as pipe:
-            said = pipe.read()
-        return said, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    async with asyncio.timeout(30):
-        assert await asyncio.to_thread(wait) == ("", 0)
 
 
 def run_new(main: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import traceback
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import uvloop
 import aioioth
 from aioioth import Cable, Stack, errors, events
 from aioioth.testing import cancel_everywhere, no_leaks
+from tests.kernel.children import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -457,30 +457,6 @@ async def test_nobody_keeps_it() -> None:
 
 
 # Fork
-
-
-async def forked(child: Callable[[], object]) -> None:
-    """Call a function in a child, which must succeed."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            child()
-            code = 0
-        except BaseException:  # noqa: BLE001  (it must not reach pytest's frames)
-            os.write(writing, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-    os.close(writing)
-
-    def wait() -> tuple[str, int]:
-        with os.fdopen(reading) as pipe:
-            said = pipe.read()
-        return said, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    async with asyncio.timeout(30):
-        assert await asyncio.to_thread(wait) == ("", 0)
 
 
 async def test_fork(echo: Any, ask: Any) -> None:

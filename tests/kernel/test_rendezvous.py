@@ -12,13 +12,15 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.kernel.children import is_there
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Start = Callable[..., "Program"]
 
@@ -120,14 +122,6 @@ PROGRAM = """
     else:
         asyncio.run(main())
 """
-
-
-def is_there(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def until(condition: Callable[[], bool]) -> None:

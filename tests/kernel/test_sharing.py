@@ -191,12 +191,12 @@ async def test_attached_to_another_process(echo: Any, ask: Any) -> None:
             assert dict(stack.hosts) != {}
             assert await ask(stack, "other", b"hello") == b"hello"
             space = stack._parts().space
-            assert space.keeper.pid not in {keeper, None}  # type: ignore[attr-defined]
+            assert space.home.keeper.pid not in {keeper, None}  # type: ignore[attr-defined]
             theirs = os.readlink(f"/proc/{keeper}/ns/user")
-            ours = os.readlink(f"/proc/{space.keeper.pid}/ns/user")  # type: ignore[attr-defined]
+            ours = os.readlink(f"/proc/{space.home.keeper.pid}/ns/user")  # type: ignore[attr-defined]
             assert ours == theirs
             # The keeper is replaced like any other.
-            os.kill(space.keeper.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            os.kill(space.home.keeper.pid, signal.SIGKILL)  # type: ignore[attr-defined]
             assert await ask(stack, "other", b"again") == b"again"
         assert await running.end() == []
 
@@ -263,7 +263,7 @@ async def test_the_attacher_is_killed(echo: Any, ask: Any) -> None:
     attacher = """
         async def main():
             async with aioioth.Stack.attach(sys.argv[1]) as stack:
-                print(stack._running.space.keeper.pid)
+                print(stack._running.space.home.keeper.pid)
                 server = await stack.start_server(echo, "10.0.0.1", 7)
                 await until_told()
 

@@ -1,33 +1,14 @@
-"""``macvlan://``, ``kvxlan://`` and ``wireguard://``, on hosts of two sorts.
-
-A host is the namespace that the tests are in, which takes root, or a stack of ours
-under ``activate(patch=True)``, whose links anybody may make.
-"""
+"""``macvlan://`` and ``kvxlan://``, on hosts of two sorts."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import ctypes
 import errno
-import fcntl
-import itertools
 import os
-import secrets
-import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
-from contextlib import (
-    AbstractContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-    suppress,
-)
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,190 +17,33 @@ import aioioth
 from aioioth.abc import KernelTransport, NewInterface
 from aioioth.errors import (
     BrokenTransportError,
+    ClosedError,
     ConfigurationError,
     MissingPrivilegeError,
     NetlinkError,
 )
 from aioioth.testing import cancel_everywhere
-from aioioth.wire import rtnetlink
-from aioioth.wire.wireguard import get_family
-from aioioth_transports import _hostlink, wireguard
 from aioioth_transports.kvxlan import KernelVxlanTransport
 from aioioth_transports.macvlan import MacvlanTransport
 from aioioth_transports.vxlan import VxlanTransport
 from aioioth_transports.wireguard import WireguardTransport
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
-
-    from aioioth.abc import FrameTransport
-
-    Ask = Callable[[aioioth.Stack, str, bytes], Awaitable[bytes]]
-
-IP = shutil.which("ip") or ""
-PING = shutil.which("ping") or ""
-
-pytestmark = pytest.mark.skipif(
-    not (IP and PING), reason="not installed: iproute2, iputils-ping"
+from tests.kernel.hosts import (
+    INSTALLED,
+    IP,
+    PING,
+    Host,
+    check,
+    open_on,
+    program_and_stack,
+    wanted_in,
 )
 
-# <linux/sockios.h>, <linux/ethtool.h>, Linux 6.1
-SIOCETHTOOL = 0x8946
-ETHTOOL_STXCSUM = 0x17
+if TYPE_CHECKING:
+    from tests.kernel.conftest import Ask
+
+pytestmark = INSTALLED
 
 MACS = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"]
-TEXT = b"abcdefgh" * 50_000
-
-
-@dataclass
-class Host:
-    """A machine of its own, as far as links go.
-
-    Attributes:
-        link: Its Ethernet.
-        stack: None: where the tests are.
-    """
-
-    link: str
-    stack: aioioth.Stack | None
-
-    def here(self) -> AbstractContextManager[object]:
-        """What the program does in the block, it does on this host."""
-        if self.stack is None:
-            return nullcontext()
-        return self.stack.activate(patch=True)
-
-    async def ip(self, command: str) -> int:
-        if self.stack is not None:
-            return await self.stack.run(f"{IP} {command}")
-        program = await asyncio.create_subprocess_exec(IP, *command.split())
-        return await program.wait()
-
-    async def names(self) -> list[str]:
-        start = (
-            asyncio.create_subprocess_exec
-            if self.stack is None
-            else self.stack.create_subprocess_exec
-        )
-        program = await start(IP, "-o", "link", stdout=asyncio.subprocess.PIPE)
-        text, _ = await program.communicate()
-        return sorted(line.split()[1] for line in text.decode().splitlines())
-
-
-@pytest.fixture(params=["program", "stacks"])
-async def hosts(request: pytest.FixtureRequest) -> AsyncIterator[list[Host]]:
-    """Two hosts on one Ethernet, 192.168.0.1 and .2, fd01::1 and ::2."""
-    make = _program_and_stack if request.param == "program" else _two_stacks
-    async with make() as found:
-        for host in found:
-            _leave_nothing_to_hardware(host)
-        yield found
-
-
-@asynccontextmanager
-async def _two_stacks() -> AsyncIterator[list[Host]]:
-    async with (
-        aioioth.Stack("memory://lan", ip=["192.168.0.1/24", "fd01::1/64"]) as one,
-        aioioth.Stack("memory://lan", ip=["192.168.0.2/24", "fd01::2/64"]) as two,
-    ):
-        yield [Host("vde0", one), Host("vde0", two)]
-
-
-@asynccontextmanager
-async def _program_and_stack() -> AsyncIterator[list[Host]]:
-    if os.geteuid() or {name for _, name in socket.if_nameindex()} != {"lo"}:
-        pytest.skip("takes root, in a namespace of its own: tests/isolate.py")
-    async with aioioth.Stack() as far:
-        one, two = Host("p0", None), Host("p1", far)
-        place = f"/proc/{os.getpid()}/fd/{far.namespace}"
-        assert not await one.ip(f"link add p0 type veth peer name p1 netns {place}")
-        try:
-            for number, host in enumerate((one, two), 1):
-                for address in (f"192.168.0.{number}/24", f"fd01::{number}/64 nodad"):
-                    await host.ip(f"address add {address} dev {host.link}")
-                await host.ip(f"link set {host.link} up")
-            yield [one, two]
-        finally:
-            await one.ip("link del p0")
-
-
-def _leave_nothing_to_hardware(host: Host) -> None:
-    """Have checksums computed, ``ethtool -K LINK tx off``.
-
-    A link without hardware, such as a veth pair, passes on what was left to it. Kernels
-    do not mind; what vxlan:// is given there are frames without their checksums.
-    """
-    value = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, 0))
-    request = struct.pack("16sP16x", host.link.encode(), ctypes.addressof(value))
-    with host.here():
-        any_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with any_socket:
-        fcntl.ioctl(any_socket, SIOCETHTOOL, request)
-
-
-@pytest.fixture(params=["directly", "moved"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How links get into stacks; they are moved there by kernels before 6.15."""
-
-    def make_elsewhere(
-        recipe: _hostlink.Recipe, wanted: NewInterface, *, up: bool
-    ) -> None:
-        with _hostlink.host_socket() as sock:
-            _hostlink.make_elsewhere(sock, recipe, wanted, up=up)
-
-    param: str = request.param
-    if param == "moved":
-        monkeypatch.setattr(_hostlink, "make_link", make_elsewhere)
-    return param
-
-
-@asynccontextmanager
-async def open_on(
-    *places: tuple[Host, FrameTransport], mtu: int | None = None
-) -> AsyncIterator[list[aioioth.Stack]]:
-    """Open stacks: 10.0.0.1, fd00::1, then .2, ::2, each on its host."""
-    async with AsyncExitStack() as undo:
-        stacks = []
-        for number, (host, transport) in enumerate(places, 1):
-            stack = aioioth.Stack(
-                transport, ip=[f"10.0.0.{number}/24", f"fd00::{number}/64"], mtu=mtu
-            )
-            with host.here():
-                await undo.enter_async_context(stack)
-            stacks.append(stack)
-        yield stacks
-
-
-async def check(stacks: list[aioioth.Stack], ask: Ask, echo: Any) -> None:
-    """All reach each other: small and large packets, TCP, both kinds of IP."""
-    for one, two in itertools.permutations(range(len(stacks)), 2):
-        for net in ("10.0.0.", "fd00::"):
-            host = f"{net}{two + 1}"
-            for size in (56, 1300):
-                ping = f"{PING} -c 1 -W 10 -q -s {size} {host}"
-                assert await stacks[one].run(ping) == 0
-            async with await stacks[two].start_server(echo, host, 7):
-                assert await ask(stacks[one], host, TEXT) == TEXT
-
-
-def kernel_has_no(kind: str, error: OSError) -> None:
-    if error.errno == errno.EOPNOTSUPP:
-        pytest.skip(f"this kernel has no {kind}")
-    raise error
-
-
-async def wanted_in(stack: aioioth.Stack, **changes: Any) -> NewInterface:
-    assert stack.namespace is not None
-    usual: dict[str, Any] = {
-        "name": "test0",
-        "index": 77,
-        "mtu": 1400,
-        "mac": None,
-        "namespace": stack.namespace,
-        "open_socket": stack.socket,
-    }
-    return NewInterface(**usual | changes)
 
 
 # macvlan://
@@ -298,17 +122,16 @@ async def test_a_parent_that_goes_meanwhile(hosts: list[Host]) -> None:
 
 async def test_a_parent_that_is_a_port(hosts: list[Host]) -> None:
     here, _ = hosts
-    with suppress(AssertionError):
-        assert not await here.ip("link add br9 type bridge")
-        await here.ip("link add v0 type veth peer name v1")
-        await here.ip("link set v0 master br9")
-        try:
-            with here.here(), pytest.raises(NetlinkError, match="a port of a bridge"):
-                async with aioioth.Stack(MacvlanTransport("v0")):
-                    pass
-        finally:
-            await here.ip("link del v0")
-            await here.ip("link del br9")
+    assert not await here.ip("link add br9 type bridge")
+    try:
+        assert not await here.ip("link add v0 type veth peer name v1")
+        assert not await here.ip("link set v0 master br9")
+        with here.here(), pytest.raises(NetlinkError, match="a port of a bridge"):
+            async with aioioth.Stack(MacvlanTransport("v0")):
+                pass
+    finally:
+        await here.ip("link del v0")
+        await here.ip("link del br9")
 
 
 async def test_the_mtu_is_the_parents(hosts: list[Host]) -> None:
@@ -407,19 +230,42 @@ async def test_a_port_that_is_taken(hosts: list[Host]) -> None:
         plug.close()
 
 
+async def test_a_stack_that_is_closed_while_the_port_is_taken(
+    hosts: list[Host],
+) -> None:
+    """The number of its descriptor may be another's then."""
+    here, _ = hosts
+    stack = aioioth.Stack()
+    await stack.open()
+    namespace = stack.namespace
+    assert namespace is not None
+    with here.here():
+        plug = await VxlanTransport("192.168.0.2").open("us")
+        junction = await KernelVxlanTransport("192.168.0.2").join("us")
+        wanted = NewInterface("x0", 1000, 1400, None, namespace, stack.socket)
+        making = asyncio.create_task(junction.make(wanted))
+        await asyncio.sleep(0)
+        assert not making.done()
+        stack.close()
+        plug.close()
+        with pytest.raises(ClosedError):
+            await making
+
+
 async def test_the_socket_is_the_hosts(hosts: list[Host]) -> None:
     here, _ = hosts
     async with open_on((here, KernelVxlanTransport("192.168.0.2"))) as (stack,):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            with here.here():
-                theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            ours = stack.socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
-            with theirs, ours:
-                ours.bind(("0.0.0.0", 4789))
-                with pytest.raises(OSError) as caught:
-                    theirs.bind(("0.0.0.0", 4789))
-                assert caught.value.errno == errno.EADDRINUSE
-            assert sock.fileno() >= 0
+        with here.here():
+            theirs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ours = stack.socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+        with theirs, ours:
+            ours.bind(("0.0.0.0", 4789))
+            with pytest.raises(OSError) as caught:
+                theirs.bind(("0.0.0.0", 4789))
+            assert caught.value.errno == errno.EADDRINUSE
+        if here.stack is not None:  # then nothing of it is where the program is
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
+                elsewhere.bind(("0.0.0.0", 4789))
 
 
 async def test_the_frames_of_kvxlan_are_vxlans(hosts: list[Host]) -> None:
@@ -511,7 +357,7 @@ async def test_nothing_stays_of_a_program_that_is_killed(
     module: str, name: str, address: str
 ) -> None:
     text = PROGRAM.format(module=module, name=name, address=address)
-    async with _program_and_stack() as (here, _):
+    async with program_and_stack() as (here, _):
         before = await here.names()
         with subprocess.Popen(
             [sys.executable, "-c", text],
@@ -549,135 +395,3 @@ async def test_without_privileges() -> None:
             await transport.join("us")
         assert caught.value.errno == errno.EPERM
         assert isinstance(transport, KernelTransport)
-
-
-# wireguard://
-
-GET_FAMILY = get_family()
-
-
-def configuration(path: Path, own: bytes, text: str) -> str:
-    path.touch(0o600)
-    path.write_text(
-        f"[Interface]\nPrivateKey = {base64.b64encode(own).decode()}\n{text}"
-    )
-    return str(path)
-
-
-async def test_wireguard(
-    hosts: list[Host], tmp_path: Path, way: str, ask: Ask, echo: Any
-) -> None:
-    x25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.x25519")
-    keys = [secrets.token_bytes(32) for _ in hosts]
-    public = [
-        base64.b64encode(
-            x25519.X25519PrivateKey.from_private_bytes(key)
-            .public_key()
-            .public_bytes_raw()
-        ).decode()
-        for key in keys
-    ]
-    transports = []
-    for own, other in ((1, 2), (2, 1)):
-        text = (
-            f"ListenPort = 5180{own}\nAddress = 10.0.0.{own}/24, fd00::{own}/64\n"
-            f"[Peer]\nPublicKey = {public[other - 1]}\n"
-            f"AllowedIPs = 10.0.0.{other}/32, fd00::{other}/128, 10.9.0.0/16\n"
-            f"Endpoint = 192.168.0.{other}:5180{other}\n"
-        )
-        path = configuration(tmp_path / f"wg{own}.conf", keys[own - 1], text)
-        transports.append(WireguardTransport(path))
-    stacks = []
-    async with AsyncExitStack() as undo:
-        for host, transport in zip(hosts, transports, strict=True):
-            with host.here():
-                try:
-                    stacks.append(
-                        await undo.enter_async_context(aioioth.Stack(transport))
-                    )
-                except NetlinkError as error:
-                    kernel_has_no("wireguard", error)
-        await check(stacks, ask, echo)
-
-
-@pytest.fixture
-def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a bridge without ports in a WireGuard link's place."""
-
-    def new_bridge(body: bytes) -> bytes:
-        return rtnetlink.new_link(body + rtnetlink.link_info("bridge"))
-
-    monkeypatch.setattr(wireguard, "_new_wireguard", new_bridge)
-
-
-@pytest.mark.usefixtures("_stand_in")
-async def test_nothing_stays_of_a_link_that_cannot_be_configured(
-    hosts: list[Host], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, _ = hosts
-    monkeypatch.setattr(wireguard, "get_family", unknown_family)
-    path = configuration(tmp_path / "wg0.conf", secrets.token_bytes(32), "")
-    before = await here.names()
-    async with aioioth.Stack() as stack:
-        with here.here():
-            junction = await WireguardTransport(path).join("us")
-            with pytest.raises(NetlinkError, match="wg setconf test0: No such file"):
-                await junction.make(await wanted_in(stack))
-        assert await Host("", stack).names() == ["lo:"]
-    assert await here.names() == before
-
-
-@pytest.mark.usefixtures("_stand_in")
-async def test_what_the_file_gives_the_stack(
-    hosts: list[Host], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, _ = hosts
-    monkeypatch.setattr(wireguard, "configure", lambda *_: ())
-    monkeypatch.setattr(wireguard, "get_family", known_family)
-    monkeypatch.setattr(wireguard, "family_number", lambda _: 0)
-    text = (
-        f"Address = 10.0.0.1/24, fd00::1/64\nMTU = 1300\n"
-        f"[Peer]\nPublicKey = {base64.b64encode(bytes(32)).decode()}\n"
-        f"AllowedIPs = 10.0.0.0/24, 10.9.0.0/16, 0.0.0.0/0, ::/0\n"
-    )
-    path = configuration(tmp_path / "wg0.conf", secrets.token_bytes(32), text)
-    async with AsyncExitStack() as undo:
-        with here.here():
-            stack = aioioth.Stack(WireguardTransport(path))
-            await undo.enter_async_context(stack)
-        for address in ("10.0.0.1", "fd00::1"):
-            assert await stack.run(f"{PING} -c 1 -q {address}") == 0
-        interface = stack.interfaces["vde0"]
-        assert interface.mtu == 1300
-        program = await stack.create_subprocess_exec(
-            IP, "route", "show", stdout=asyncio.subprocess.PIPE
-        )
-        routes, _ = await program.communicate()
-        assert [line.split()[:3] for line in routes.decode().splitlines()] == [
-            ["default", "dev", "vde0"],
-            ["10.0.0.0/24", "dev", "vde0"],
-            ["10.9.0.0/16", "dev", "vde0"],
-        ]
-
-
-def unknown_family() -> bytes:
-    return GET_FAMILY.replace(b"wireguard", b"wireguarb")
-
-
-def known_family() -> bytes:
-    return GET_FAMILY.replace(b"wireguard\0", b"nlctrl\0\0\0\0")
-
-
-async def test_a_kernel_without_wireguard(hosts: list[Host], tmp_path: Path) -> None:
-    here, _ = hosts
-    if not await here.ip("link add wg9 type wireguard"):
-        await here.ip("link del wg9")
-        pytest.skip("this kernel has wireguard")
-    path = configuration(tmp_path / "wg0.conf", secrets.token_bytes(32), "")
-    before = await here.names()
-    with here.here():
-        with pytest.raises(NetlinkError, match="'modprobe wireguard'") as caught:
-            async with aioioth.Stack(WireguardTransport(path)):
-                pass
-        assert caught.value.errno == errno.EOPNOTSUPP
-    assert await here.names() == before

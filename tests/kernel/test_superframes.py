@@ -10,63 +10,31 @@ from contextlib import asynccontextmanager, closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from typing_extensions import override
 
 import aioioth
 from aioioth._pump import BUFFER_SIZE
-from aioioth.nested import NestedTransport
-from aioioth.networks import find_network
 from aioioth.wire.offload import HEADER_SIZE
+from tests.kernel.traffic import (
+    ECHOED,
+    HOSTS,
+    ONE,
+    TWO,
+    Nothing,
+    plain,
+    there_and_back,
+    wrong_checksums,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from aioioth.abc import Plug
     from aioioth.switch import SwitchPort
 
-DATA = os.urandom(1 << 20) * 4
-ONE, TWO = ["10.0.0.1/24", "fd00::1/64"], ["10.0.0.2/24", "fd00::2/64"]
-HOSTS = pytest.mark.parametrize("host", ["10.0.0.2", "fd00::2"])
-
 # <linux/udp.h>, Linux 6.1
 UDP_SEGMENT = 103
-
-
-@pytest.fixture(params=["tap", "packet"])
-def device(request: pytest.FixtureRequest, tap_opens: bool) -> str:
-    if request.param == "tap" and not tap_opens:
-        pytest.skip("/dev/net/tun does not open")
-    return str(request.param)
-
-
-async def transfer(source: aioioth.Stack, sink: aioioth.Stack, host: str) -> None:
-    """Send DATA there and back, at once, and see that it arrives."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 18):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async with asyncio.timeout(60), await sink.start_server(echo, host, 7):
-        reader, writer = await source.open_connection(host, 7)
-        answer = asyncio.create_task(reader.read(-1))
-        writer.write(DATA)
-        await writer.drain()
-        writer.write_eof()
-        assert await answer == DATA
-        writer.close()
-        await writer.wait_closed()
-
-
-async def counted(stack: aioioth.Stack) -> Mapping[str, int]:
-    """Return what the stack's kernel counts for TCP."""
-    process = await stack.create_subprocess_exec(
-        "/bin/cat", "/proc/net/snmp", stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    names, values = (x.split() for x in out.decode().splitlines() if x[:4] == "Tcp:")
-    return {name: int(value) for name, value in zip(names[1:], values[1:], strict=True)}
 
 
 def drops(*stacks: aioioth.Stack) -> Counter[str]:
@@ -126,18 +94,20 @@ async def mirrored(switch: aioioth.Switch) -> AsyncIterator[Callable[[], int]]:
         yield longest
 
 
-class Nothing:
-    """Changes nothing, and sees single frames, both ways."""
+class Seen(Nothing):
+    """Every sixteenth frame is looked at, both ways."""
 
     def __init__(self) -> None:
-        self.drops: Counter[str] = Counter()
+        super().__init__()
         self.bad: list[bytes] = []
         self.frames = 0
 
+    @override
     def outgoing(self, frame: memoryview) -> memoryview:
         self._see(frame)
         return frame
 
+    @override
     def incoming(self, frame: memoryview) -> memoryview:
         self._see(frame)
         return frame
@@ -146,14 +116,6 @@ class Nothing:
         self.frames += 1
         if self.frames % 16 == 0 and not is_complete(bytes(frame)):
             self.bad.append(bytes(frame))
-
-    def close(self) -> None:
-        pass
-
-
-def plain(vnl: str, transform: Nothing | None = None) -> NestedTransport:
-    """Return a network that carries single frames."""
-    return NestedTransport(find_network(vnl), lambda: transform or Nothing(), 0)
 
 
 @HOSTS
@@ -165,10 +127,10 @@ async def test_whole_from_stack_to_stack(device: str, host: str, mtu: int) -> No
         aioioth.Stack(switch, ip=TWO, device=device, mtu=mtu) as two,
         mirrored(switch) as longest,
     ):
-        await transfer(one, two, host)
-        assert two.stats()["vde0"].received.bytes > len(DATA)
+        await there_and_back(one, two, host)
+        assert two.stats()["vde0"].received.bytes > len(ECHOED)
         assert longest() > 10_000
-        assert (await counted(two))["InCsumErrors"] == 0
+        assert await wrong_checksums(two) == 0
         assert drops(one, two).keys() <= {"no buffer space"}
 
 
@@ -180,24 +142,24 @@ async def test_between_a_tap_and_a_packet_socket(tap_opens: bool, host: str) -> 
         aioioth.Stack("memory://lan", ip=ONE, device="tap") as one,
         aioioth.Stack("memory://lan", ip=TWO, device="packet") as two,
     ):
-        await transfer(one, two, host)
-        assert (await counted(one))["InCsumErrors"] == 0
-        assert (await counted(two))["InCsumErrors"] == 0
+        await there_and_back(one, two, host)
+        assert await wrong_checksums(one) == 0
+        assert await wrong_checksums(two) == 0
 
 
 @HOSTS
 async def test_a_network_that_carries_single_frames_gets_them(
     device: str, host: str
 ) -> None:
-    seen = Nothing()
+    seen = Seen()
     async with (
         aioioth.Stack("memory://lan", ip=ONE, device=device) as one,
         aioioth.Stack(plain("memory://lan", seen), ip=TWO, device=device) as two,
     ):
-        await transfer(one, two, host)
-        assert (await counted(one))["InCsumErrors"] == 0
-        assert (await counted(two))["InCsumErrors"] == 0
-    assert seen.frames > 2 * len(DATA) / 1500
+        await there_and_back(one, two, host)
+        assert await wrong_checksums(one) == 0
+        assert await wrong_checksums(two) == 0
+    assert seen.frames > 2 * len(ECHOED) / 1500
     assert seen.bad == []
 
 
@@ -210,8 +172,8 @@ async def test_who_watches_sees_what_would_be_on_the_wire(host: str) -> None:
         aioioth.Stack(switch, ip=ONE) as one,
         aioioth.Stack(switch, ip=TWO) as two,
     ):
-        await transfer(one, two, host)
-        assert len(frames) > 2 * len(DATA) / 1500
+        await there_and_back(one, two, host)
+        assert len(frames) > 2 * len(ECHOED) / 1500
         assert [frame for frame in frames[::16] if not is_complete(frame)] == []
 
 
@@ -227,11 +189,11 @@ async def test_vde_programs_and_stacks_at_one_switch(
         aioioth.Stack(f"vde://{path}", ip=["10.0.0.3/24", "fd00::3/64"]) as three,
         mirrored(switch) as longest,
     ):
-        await transfer(one, two, host)
-        await transfer(three, two, host)
-        await transfer(two, three, host.replace("2", "3"))
+        await there_and_back(one, two, host)
+        await there_and_back(three, two, host)
+        await there_and_back(two, three, host.replace("2", "3"))
         for stack in one, two, three:
-            assert (await counted(stack))["InCsumErrors"] == 0
+            assert await wrong_checksums(stack) == 0
         assert longest() > 10_000
 
 
@@ -254,11 +216,11 @@ async def test_in_a_vlan(device: str, host: str, *, whole: bool) -> None:
                 if whole:
                     assert port.carry_offloads(lambda _: False)
             relaying = asyncio.create_task(relay(near, far, frames))
-            await transfer(one, two, host)
-            await transfer(two, one, host.replace("2", "1"))
+            await there_and_back(one, two, host)
+            await there_and_back(two, one, host.replace("2", "1"))
             relaying.cancel()
-        assert (await counted(one))["InCsumErrors"] == 0
-        assert (await counted(two))["InCsumErrors"] == 0
+        assert await wrong_checksums(one) == 0
+        assert await wrong_checksums(two) == 0
     header = 10 if whole else 0
     tags = {frame[header + 12 : header + 16] for frame in frames}
     assert tags == {bytes.fromhex("81000005")}
@@ -289,10 +251,10 @@ async def test_a_cable_to_a_network_of_single_frames(device: str, host: str) -> 
         aioioth.Stack(plain("memory://there"), ip=TWO, device=device) as two,
         aioioth.Cable("memory://here", plain("memory://there")),
     ):
-        await transfer(one, two, host)
-        await transfer(two, one, host.replace("2", "1"))
-        assert (await counted(one))["InCsumErrors"] == 0
-        assert (await counted(two))["InCsumErrors"] == 0
+        await there_and_back(one, two, host)
+        await there_and_back(two, one, host.replace("2", "1"))
+        assert await wrong_checksums(one) == 0
+        assert await wrong_checksums(two) == 0
 
 
 @HOSTS
@@ -319,8 +281,8 @@ async def test_a_router_passes_them_on(device: str, host: str) -> None:
     ):
         await router.sysctl("net.ipv4.ip_forward", 1)
         await router.sysctl("net.ipv6.conf.all.forwarding", 1)
-        await transfer(one, two, host)
-        assert (await counted(two))["InCsumErrors"] == 0
+        await there_and_back(one, two, host)
+        assert await wrong_checksums(two) == 0
         assert longest() > 10_000
 
 
@@ -389,7 +351,7 @@ async def test_a_connection_lives_through_changes_of_the_network(device: str) ->
             _, writer = await one.open_connection("10.0.0.2", 7)
             interface = one.interfaces["vde0"]
             for _ in range(4):
-                writer.write(DATA)  # some of it is on its way
+                writer.write(ECHOED)  # some of it is on its way
                 await asyncio.sleep(0)
                 await interface.set_carrier(on=False)
                 await interface.set_carrier(on=True)
@@ -399,9 +361,9 @@ async def test_a_connection_lives_through_changes_of_the_network(device: str) ->
             writer.close()
             await writer.wait_closed()
         assert kinds.number == 5
-        assert total == 4 * DATA
-        assert (await counted(two))["InCsumErrors"] == 0
-        assert (await counted(one))["InCsumErrors"] == 0
+        assert total == 4 * ECHOED
+        assert await wrong_checksums(two) == 0
+        assert await wrong_checksums(one) == 0
 
 
 class Plain:

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aioioth
 from aioioth.abc import CarriesOffloads
-from aioioth.nested import NestedTransport
 from aioioth.networks import find_network
 from aioioth.wire.offload import VNET_HEADER
+from tests.kernel.traffic import (
+    HOSTS,
+    ONE,
+    TWO,
+    plain,
+    there_and_back,
+    wrong_checksums,
+)
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Mapping
     from pathlib import Path
-
-DATA = os.urandom(1 << 20) * 4
-ONE, TWO = ["10.0.0.1/24", "fd00::1/64"], ["10.0.0.2/24", "fd00::2/64"]
-HOSTS = pytest.mark.parametrize("host", ["10.0.0.2", "fd00::2"])
-
-
-@pytest.fixture(params=["tap", "packet"])
-def device(request: pytest.FixtureRequest, tap_opens: bool) -> str:
-    if request.param == "tap" and not tap_opens:
-        pytest.skip("/dev/net/tun does not open")
-    return str(request.param)
 
 
 class Streams:
@@ -69,35 +63,6 @@ def streams(tmp_path: Path) -> Streams:
     return Streams(tmp_path)
 
 
-async def transfer(source: aioioth.Stack, sink: aioioth.Stack, host: str) -> None:
-    """Send DATA there and back, at once, and see that it arrives."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 18):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async with asyncio.timeout(60), await sink.start_server(echo, host, 7):
-        reader, writer = await source.open_connection(host, 7)
-        answer = asyncio.create_task(reader.read(-1))
-        writer.write(DATA)
-        await writer.drain()
-        writer.write_eof()
-        assert await answer == DATA
-        writer.close()
-        await writer.wait_closed()
-
-
-async def wrong_checksums(stack: aioioth.Stack) -> int:
-    process = await stack.create_subprocess_exec(
-        "/bin/cat", "/proc/net/snmp", stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    names, values = (x.split() for x in out.decode().splitlines() if x[:4] == "Tcp:")
-    return int(values[names.index("InCsumErrors")])
-
-
 def drops(*stacks: aioioth.Stack) -> Mapping[str, int]:
     """Return what is lost here, but what a stack sends before there is a peer."""
     total: dict[str, int] = {}
@@ -125,28 +90,12 @@ async def test_there_and_back(
         aioioth.Stack(listening, ip=TWO, device=device) as two,
         aioioth.Stack(calling, ip=ONE, device=device) as one,
     ):
-        await transfer(one, two, host)
-        await transfer(two, one, host.replace("2", "1"))
+        await there_and_back(one, two, host)
+        await there_and_back(two, one, host.replace("2", "1"))
         for stack in one, two:
             assert await wrong_checksums(stack) == 0
             assert frame_size(stack) > 3000
         assert drops(one, two) == {}
-
-
-class _Through:
-    """Changes nothing; a network in it carries no offloads."""
-
-    def __init__(self) -> None:
-        self.drops: Counter[str] | dict[str, int] = {}
-
-    def outgoing(self, frame: memoryview) -> memoryview:
-        return frame
-
-    def incoming(self, frame: memoryview) -> memoryview:
-        return frame
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("kind", ["unix", "seal"])
@@ -155,13 +104,12 @@ async def test_one_end_that_carries_no_offloads(
     streams: Streams, kind: str, device: str, host: str
 ) -> None:
     listening, calling = streams.both(kind)
-    plain = NestedTransport(find_network(calling), _Through, 0)
     async with (
         aioioth.Stack(listening, ip=TWO, device=device) as two,
-        aioioth.Stack(plain, ip=ONE, device=device) as one,
+        aioioth.Stack(plain(calling), ip=ONE, device=device) as one,
     ):
-        await transfer(one, two, host)
-        await transfer(two, one, host.replace("2", "1"))
+        await there_and_back(one, two, host)
+        await there_and_back(two, one, host.replace("2", "1"))
         assert await wrong_checksums(one) == await wrong_checksums(two) == 0
         assert frame_size(one) < 1515
         assert frame_size(two) > 3000
@@ -178,8 +126,8 @@ async def test_a_cable(streams: Streams, kind: str, host: str) -> None:
         aioioth.Cable("memory://here", listening),
         aioioth.Stack(calling, ip=TWO) as two,
     ):
-        await transfer(one, two, host)
-        await transfer(two, one, host.replace("2", "1"))
+        await there_and_back(one, two, host)
+        await there_and_back(two, one, host.replace("2", "1"))
         assert await wrong_checksums(one) == await wrong_checksums(two) == 0
 
 
@@ -193,7 +141,7 @@ async def test_cables_at_both_ends(streams: Streams, host: str) -> None:
         aioioth.Cable("memory://here", listening),
         aioioth.Cable(calling, "memory://there"),
     ):
-        await transfer(one, two, host)
+        await there_and_back(one, two, host)
         assert await wrong_checksums(one) == await wrong_checksums(two) == 0
 
 
@@ -204,7 +152,7 @@ async def test_a_vlan_inside(streams: Streams, host: str) -> None:
         aioioth.Stack(f"vlan://5{{{listening}}}", ip=TWO) as two,
         aioioth.Stack(f"vlan://5{{{calling}}}", ip=ONE) as one,
     ):
-        await transfer(one, two, host)
+        await there_and_back(one, two, host)
         assert frame_size(one) < 1515
 
 
@@ -235,4 +183,4 @@ async def test_headers_that_the_kernel_refuses(streams: Streams, device: str) ->
                     got = two.stats()["vde0"].received
         assert set(got.drops) <= {"malformed", "no buffer space"}
         async with aioioth.Stack(calling, ip=ONE, device=device) as one:
-            await transfer(one, two, "10.0.0.2")
+            await there_and_back(one, two, "10.0.0.2")

@@ -51,10 +51,18 @@ PERMITTED = [
         OURS / "switch.py",
         {
             "aioioth.errors",
-            "aioioth.plugs",
             "aioioth._forwarding",
+            "aioioth._switchports",
             "aioioth._vdeplace",
             "aioioth._vdeserver",
+        },
+    ),
+    (
+        OURS / "_switchports.py",
+        {
+            "aioioth.errors",
+            "aioioth.plugs",
+            "aioioth._forwarding",
             "aioioth.wire",
         },
     ),
@@ -68,12 +76,27 @@ PERMITTED = [
         {
             "aioioth.errors",
             "aioioth.wire",
+            "aioioth._bridgeplug",
+            "aioioth._bridgerequests",
+            "aioioth._bridging",
+            "aioioth._iproute",
+            "aioioth._keeper",
+            "aioioth._namespace",
+            "aioioth.abc",
+        },
+    ),
+    (
+        OURS / "_bridgerequests.py",
+        {"aioioth.wire", "aioioth._bridging", "aioioth._iproute"},
+    ),
+    (
+        OURS / "_bridgeplug.py",
+        {
+            "aioioth.errors",
+            "aioioth._bridgerequests",
             "aioioth._bridging",
             "aioioth._device",
             "aioioth._iproute",
-            "aioioth._keeper",
-            "aioioth._manager",
-            "aioioth.abc",
         },
     ),
     (
@@ -82,6 +105,7 @@ PERMITTED = [
             "aioioth.errors",
             "aioioth._fork",
             "aioioth._keeper",
+            "aioioth._linux",
             "aioioth._meetingplace",
             "aioioth._readiness",
         },
@@ -92,10 +116,10 @@ PERMITTED = [
     (
         OURS / "_vdeserver.py",
         {
-            "aioioth.switch",
             "aioioth.wire",
             "aioioth._fork",
             "aioioth._forwarding",
+            "aioioth._switchports",
             "aioioth._vdeplace",
         },
     ),
@@ -120,6 +144,7 @@ FORBIDDEN = [
     (OURS / "wire", {"os", "asyncio"}),
     (OURS / "errors.py", {"asyncio"}),
     (OURS / "vnl.py", {"os", "asyncio", "socket"}),
+    (OURS / "switch.py", {"asyncio"}),
     (OURS / "_forwarding.py", {"asyncio", "os"}),
     (OURS / "_offloading.py", {"asyncio", "os"}),
     (OURS / "_vdeplace.py", {"asyncio"}),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from tests.unit.steps import Compiled, CompiledCutter, Ends
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -72,3 +74,19 @@ def make_pair() -> Iterator[Callable[..., Pair]]:
             return pair
 
         yield make
+
+
+@pytest.fixture
+def make_ends() -> Iterator[Callable[..., Ends]]:
+    with ExitStack() as undo:
+        yield lambda *kind: Ends(undo, *kind)
+
+
+@pytest.fixture
+def receiving(make_ends: Callable[[], Ends]) -> Compiled:
+    return Compiled(make_ends(), make_ends())
+
+
+@pytest.fixture
+def sending(make_ends: Callable[[], Ends]) -> CompiledCutter:
+    return CompiledCutter(make_ends(), make_ends())

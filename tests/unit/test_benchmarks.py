@@ -1,16 +1,25 @@
-"""benchmarks/: ratios, the report and the chart. Nothing is measured."""
+"""benchmarks/: turns, failures, ratios, the report. Nothing is measured."""
 
 from __future__ import annotations
 
+import asyncio
 import math
+import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise, permutations
+from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import __main__ as command, measures, report
 from benchmarks.chart import Dot, Panel, chart, decades
 from benchmarks.paths import MAIN, PATHS, TRANSPORTS
+from benchmarks.paths.path import Ends
 from benchmarks.results import Growth, Machine, Results, Spread, Unavailable, ratios
+from benchmarks.running import FailedError, Tools
+from benchmarks.turns import in_turn
 
 MACHINE = Machine(
     date="2026-01-02 03:04 UTC",
@@ -21,6 +30,7 @@ MACHINE = Machine(
     user="root",
     busy=0.02,
     load_program="the load is small",
+    bridges_filtered=False,
 )
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -28,12 +38,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 def results(**figures: dict[str, float]) -> Results:
     """A run of two rounds on paths with underscores for hyphens."""
     found = Results(MACHINE, how="python -m benchmarks", seconds=200.0)
-    for name, measures in figures.items():
+    for name, values in figures.items():
         key = name.replace("_", "-")
         found.titles[key] = PATHS[key].title
         if PATHS[key].ours:
             found.ours.append(key)
-        for measure, value in measures.items():
+        for measure, value in values.items():
             found.figures[key, measure] = Spread((value, 2 * value))
     return found
 
@@ -52,7 +62,7 @@ def test_a_spread_leaves_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize("values", [(), (math.nan,)])
 def test_a_spread_of_nothing(values: tuple[float, ...]) -> None:
     spread = Spread(values)
-    assert not spread.there
+    assert not spread.known
     assert all(math.isnan(x) for x in (spread.low, spread.median, spread.high))
 
 
@@ -62,13 +72,13 @@ def test_ratios_are_those_of_each_round() -> None:
 
 def test_ratios_leave_out_a_round_that_failed() -> None:
     upper, lower = Spread((1.0, math.nan, 3.0)), Spread((2.0, 2.0, 0.0))
-    assert ratios(upper, lower).there == [0.5]
+    assert ratios(upper, lower).known == [0.5]
 
 
 def test_ratios_of_other_rounds_are_those_of_the_medians() -> None:
     upper, lower = Spread((1.0, 2.0, 9.0)), Spread((4.0,))
     assert ratios(upper, lower).values == (0.5,)
-    assert not ratios(upper, Spread(())).there
+    assert not ratios(upper, Spread(())).known
 
 
 def test_more_is_better_for_throughput_and_less_for_times() -> None:
@@ -198,3 +208,135 @@ def test_an_axis_goes_from_decade_to_decade(
 
 def test_every_path_is_in_one_group() -> None:
     assert sorted([*MAIN, *TRANSPORTS]) == sorted(PATHS)
+
+
+def turns(count: int, rounds: int) -> list[list[int]]:
+    orders = [in_turn(range(count), number) for number in range(rounds)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    return orders
+
+
+@pytest.mark.parametrize("rounds", [11, 22])
+@pytest.mark.parametrize("count", [2, 3, 4, 11])
+def test_who_is_first_changes_from_round_to_round(count: int, rounds: int) -> None:
+    firsts = [order[0] for order in turns(count, rounds)]
+    assert all(one != next_one for one, next_one in pairwise(firsts))
+    times = Counter(firsts)
+    assert max(times.values()) - min(times[each] for each in range(count)) <= 1
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 11, 22])
+@pytest.mark.parametrize("count", [2, 3, 4, 11])
+def test_each_comes_before_each_other_equally_often(count: int, rounds: int) -> None:
+    before = Counter(
+        (one, other)
+        for order in turns(count, rounds)
+        for at, one in enumerate(order)
+        for other in order[at + 1 :]
+    )
+    for one, other in permutations(range(count), 2):
+        assert abs(before[one, other] - before[other, one]) <= rounds % 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 11])
+def test_each_comes_right_behind_each_other_equally_often(count: int) -> None:
+    behind = Counter(
+        pair for order in turns(count, 2 * count) for pair in pairwise(order)
+    )
+    assert set(behind.values()) == {2}
+    assert len(behind) == count * (count - 1)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nobody_takes_turns_alone(count: int) -> None:
+    turns(count, 3)
+
+
+class Gone:
+    """A program with stacks that is gone, and a load program in one of them."""
+
+    async def load(self, *arguments: str) -> Any:
+        raise BrokenPipeError
+
+    async def lateness(self, seconds: float) -> float:
+        raise BrokenPipeError
+
+    def say(self, text: str) -> None: ...
+
+    async def line(self, patience: float) -> str:
+        msg = "a program ended too early"
+        raise FailedError(msg)
+
+    async def close(self) -> None: ...
+
+
+class Slow(Gone):
+    """An end that answers, after a while."""
+
+    answered = False
+
+    async def lateness(self, seconds: float) -> float:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.answered = True
+        return 1.0
+
+
+@pytest.mark.parametrize("measure", ["tcp", "lateness"])
+async def test_a_path_whose_program_is_gone_fails_alone(measure: str) -> None:
+    gone, slow = Gone(), Slow()
+    ends = Ends(gone, gone, "10.0.0.1", (gone, slow))
+    program: Any = gone
+    contender = measures._Contender(PATHS["vde-pure"], ends, program, program)
+    for _ in range(4):
+        await measures._measure(contender, measure, 0.001)
+    assert slow.answered == (measure == "lateness")
+    assert contender.hopeless
+    found = results()
+    measures._note(contender, found)
+    assert found.figure("vde-pure", measure).values == pytest.approx(
+        (math.nan,) * 4, nan_ok=True
+    )
+    (left_out,) = found.left_out
+    assert left_out.what == "vde://, pure Python"
+    assert left_out.why.startswith("3 of its measures failed, so it was given up")
+
+
+def test_a_compiled_step_that_cannot_be_imported_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "aioioth_speedups", None)
+    assert "import of aioioth_speedups" in PATHS["vde-compiled"].why_not(Tools(()))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        ("--paths", "veth"),
+        ("--parts", "scale"),
+        ("--measures", "tcp"),
+        ("--counts", "10"),
+        ("--profile", "memory"),
+    ],
+)
+def test_a_part_of_a_run_is_not_written_as_the_page(
+    part: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--output", "docs", *part])
+    with pytest.raises(SystemExit):
+        command.main()
+    error = capsys.readouterr().err.rpartition("\n\n")[2].splitlines()[-1]
+    assert error.endswith(f"--output writes a whole page: not with {part[0]}")
+
+
+@pytest.mark.parametrize(
+    ("filtered", "words"), [(True, "is loaded"), (False, "is not")]
+)
+def test_the_report_says_whether_bridges_are_filtered(
+    filtered: bool, words: str
+) -> None:
+    found = results()
+    found.machine = replace(MACHINE, bridges_filtered=filtered)
+    assert f"On this machine the module {words}" in report.markdown(found, "chart.svg")

@@ -76,6 +76,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("aioioth.switch.time", clock)
+    monkeypatch.setattr("aioioth._switchports.time", clock)
     return clock
 
 
@@ -1019,14 +1020,15 @@ async def test_a_tag_moves_what_the_header_says() -> None:
         )
 
 
-async def test_what_cannot_be_cut_is_counted() -> None:
+@pytest.mark.parametrize("size", [0, 1])
+async def test_what_cannot_be_cut_is_counted(size: int) -> None:
     switch = Switch()
     async with ports(switch, 3) as [one, two, plain]:
         one.carry_offloads(Way())
         two.carry_offloads(way := Way())
         watched: list[bytes] = []
         switch.watch(watched.append)
-        data = bytearray(joined(0, bytes(2500)))  # of no size
+        data = bytearray(joined(size, bytes(2500)))  # of none, or in too many parts
         one.send(data)
         assert way.frames == [bytes(data)]  # its kernel may make sense of it
         assert received(plain) == watched == []

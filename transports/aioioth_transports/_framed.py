@@ -284,6 +284,9 @@ class StreamPlug:
         """Whether there is somebody to exchange frames with."""
         return self._channel is not None
 
+    async def greeted(self) -> None:
+        """Wait until the other end has greeted, where it has to: at once."""
+
     def connect(self, channel: Channel) -> None:
         """Exchange frames over a channel from now on; there is none.
 
@@ -443,10 +446,11 @@ class StreamInbox(Inbox):
         super().__init__(_QUEUE_FRAMES)
 
     def __len__(self) -> int:
+        """Return how many frames wait."""
         return len(self._queue)
 
     @property
     def is_crowded(self) -> bool:
         """Whether more should not come for now."""
         waiting = self._long_put - self._long_read
-        return len(self._queue) > _WAITING_FRAMES or waiting > _WAITING_BYTES
+        return len(self) > _WAITING_FRAMES or waiting > _WAITING_BYTES

@@ -117,7 +117,9 @@ class HostLinkJunction:
         Raises:
             OSError: It cannot be; nothing was made.
         """
-        make_link(self._recipe, wanted, up=True)
+        # The number of its descriptor may be another's by now: this says so.
+        with stack_socket(wanted, socket.NETLINK_ROUTE):
+            make_link(self._recipe, wanted, up=True)
 
     def _may_pass(self, error: OSError) -> bool:
         if error.errno == errno.EEXIST and not _has_words(error):

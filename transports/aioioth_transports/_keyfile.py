@@ -1,4 +1,4 @@
-"""What ``agno://`` and ``seal://`` need besides: a key in a file, and cryptography."""
+"""Keys in files, and cryptography: what ``agno://`` and ``seal://`` need besides."""
 
 from __future__ import annotations
 
@@ -48,14 +48,7 @@ def read_key_file(vnl: str, file: Path) -> tuple[bytes, int]:
         BrokenTransportError: It cannot be read, or is no regular file.
     """
     try:
-        # Not to be held up by a FIFO, which is refused below.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        descriptor = os.open(file.expanduser(), flags)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            text = os.read(descriptor, _MAX_KEY_FILE) if stat.S_ISREG(mode) else None
-        finally:
-            os.close(descriptor)
+        text, mode = read_regular(file.expanduser(), _MAX_KEY_FILE)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no such user
         code = error.errno if isinstance(error, OSError) else None
         told = os.strerror(code) if code is not None else error
@@ -66,3 +59,23 @@ def read_key_file(vnl: str, file: Path) -> tuple[bytes, int]:
         reason = f"the key file {file} must be a regular file"
         raise BrokenTransportError(vnl, reason)
     return text, mode
+
+
+def read_regular(file: Path, limit: int) -> tuple[bytes | None, int]:
+    """Return the beginning of a file, None if it is no regular one, and its mode.
+
+    Args:
+        file: Its name.
+        limit: Bytes to read at most.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    # Not to be held up by a FIFO.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(file, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        return os.read(descriptor, limit) if stat.S_ISREG(mode) else None, mode
+    finally:
+        os.close(descriptor)

@@ -116,13 +116,16 @@ class Group:
     expiry: float
 
     @classmethod
-    def parse(cls, scheme: str, parsed: Address, *, port: int) -> Group:
+    def parse(
+        cls, scheme: str, parsed: Address, *, port: int, least_ttl: int = 0
+    ) -> Group:
         """Read the options that both schemes have.
 
         Args:
             scheme: For messages.
             parsed: Parsed with at least OPTIONS and FLAGS.
             port: The default.
+            least_ttl: 0 if datagrams may be kept on this host.
 
         Raises:
             VnlError: They make no sense.
@@ -137,7 +140,7 @@ class Group:
             host=parsed.base or default,
             family=family,
             port=parsed.integer("port", port, low=1, high=65535),
-            ttl=parsed.integer("ttl", 1, low=0, high=255),
+            ttl=parsed.integer("ttl", 1, low=least_ttl, high=255),
             receive_buffer=parsed.size("rcvbuf", BUFFER_SIZE, high=1 << 30),
             interface=interface,
             table_size=parsed.integer("hashsize", 1024, low=1, high=1 << 20),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from aioioth.wire.offload import HEADER_SIZE, VNET_HEADER, complete, is_of_tunnel
+from aioioth.wire.offload import HEADER_SIZE, complete, is_of_tunnel
 from aioioth.wire.vdestream import GREETING, OFFLOADED, is_sound
 from aioioth_transports._framed import StreamInbox, StreamPlug
 
@@ -35,10 +35,6 @@ GREETING_SECONDS = 10.0
 
 _NOTHING = bytes(HEADER_SIZE)
 _BOTH = "give it to both ends, or to none"
-
-# Frames that one is cut into: 64 KiB with the smallest payload that Linux's TCP uses
-# unless it is made to. They take some milliseconds; more would hold up the loop.
-_MOST_PARTS = 1024
 
 # Frames of one piece of the stream that go to the stack without waking up the pump:
 # measured, a round trip takes an eighth less, and 64 KiB are copied once less.
@@ -103,6 +99,7 @@ class OffloadedPlug(StreamPlug):
         self.send = self._send_whole  # type: ignore[method-assign]  # a call less
         return True
 
+    @override
     async def greeted(self) -> None:
         """Wait until the other end has greeted.
 
@@ -190,13 +187,11 @@ class OffloadedPlug(StreamPlug):
     def _on_greeting(self, data: bytes) -> None:
         self._heard += data
         channel = self._newcomer
-        if channel is None or GREETING.startswith(self._heard):
-            if self._heard != GREETING:
-                return
-        elif not self._heard.startswith(GREETING):
-            self._refuse(f"the other end has not the option offload: {_BOTH}")
+        assert channel is not None, "nothing comes from one that was released"
+        if not self._heard.startswith(GREETING):
+            if not GREETING.startswith(self._heard):
+                self._refuse(f"the other end has not the option offload: {_BOTH}")
             return
-        assert channel is not None
         rest, self._heard = self._heard[len(GREETING) :], b""
         self._newcomer = None
         self._lose_patience()
@@ -302,10 +297,7 @@ class _Messages(StreamInbox):
         self._parts.clear()
 
     def _cut(self, frame: memoryview) -> None:
-        size = VNET_HEADER.unpack_from(frame)[3]
         try:
-            if size and len(frame) > _MOST_PARTS * size:
-                raise ValueError(size)  # noqa: TRY301  (the same answer)
             parts = complete(frame)
         except ValueError:
             self.drops["not to be cut"] += 1

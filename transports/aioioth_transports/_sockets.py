@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioioth.vnl import Address
 
 SIOCGIFMTU = 0x8921
+SIOCGIFHWADDR = 0x8927
 SIOCGIFINDEX = 0x8933
 
 SOL_PACKET = 263
@@ -74,6 +75,20 @@ def interface_index(sock: socket.socket, name: str) -> int:
         OSError: There is no such interface (ENODEV).
     """
     return _ask(sock, SIOCGIFINDEX, name)
+
+
+def hardware_address(descriptor: int, name: str) -> bytes:
+    """Return a struct sockaddr: the kind of hardware (ARPHRD_), and the address.
+
+    Args:
+        descriptor: Of a socket; or of a macvtap device, which knows its own name.
+        name: The interface's.
+
+    Raises:
+        OSError: There is no such interface.
+    """
+    request = os.fsencode(name).ljust(40, b"\0")
+    return fcntl.ioctl(descriptor, SIOCGIFHWADDR, request)[16:32]
 
 
 def interface_mtu(sock: socket.socket, name: str) -> int:

@@ -16,6 +16,7 @@ import threading
 from io import FileIO
 from typing import TYPE_CHECKING
 
+from aioioth.wire.rtnetlink import RTM_DELLINK
 from aioioth_transports._sockets import interface_index
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ MAX_MTU = 65517
 _IFREQ_FLAGS = struct.Struct("=16sH22x")
 
 _RTMGRP_LINK = 1
-_RTM_DELLINK = 17
 _SO_ATTACH_FILTER = 26
 _INSTRUCTION = struct.Struct("=HBBI")
 _PROGRAM = struct.Struct("@HP")
@@ -172,7 +172,7 @@ def _filter(sock: socket.socket, index: int) -> None:
     program = (
         # The filter takes numbers for big-endian; netlink's are the machine's own.
         (_LDH, 0, 0, 4),
-        (_JEQ, 0, 5, socket.htons(_RTM_DELLINK)),
+        (_JEQ, 0, 5, socket.htons(RTM_DELLINK)),
         (_LDB, 0, 0, 16),
         (_JEQ, 0, 3, socket.AF_UNSPEC),
         (_LDW, 0, 0, 20),

@@ -95,6 +95,7 @@ class _Parser:
     def __init__(self) -> None:
         self._found = Configuration()
         self._peer: PeerSection | None = None
+        self._keys: set[bytes] = set()
         self._section = ""
         self._number = 0
 
@@ -127,9 +128,9 @@ class _Parser:
             return
         if not peer.public_key:
             self._refuse("the [Peer] before this has no PublicKey")
-        keys = [each.public_key for each in self._found.peers]
-        if keys.count(peer.public_key) > 1:
+        if peer.public_key in self._keys:
             self._refuse("the [Peer] before this is there twice: one section for each")
+        self._keys.add(peer.public_key)
 
     def _read(self, meant: str) -> None:
         name, equals, value = (part.strip() for part in meant.partition("="))

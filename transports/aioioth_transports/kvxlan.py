@@ -26,10 +26,8 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aioioth.vnl import parse_slash
 from aioioth.wire.hostlinks import route_link, vxlan
 from aioioth.wire.rtnetlink import get_route
-from aioioth.wire.vxlan import MAX_VNI
 from aioioth_transports._hostlink import (
     HostLinkJunction,
     Recipe,
@@ -38,7 +36,7 @@ from aioioth_transports._hostlink import (
     mtu_of,
     require_privilege,
 )
-from aioioth_transports._multicast import FLAGS, OPTIONS, Group, is_group, on_interface
+from aioioth_transports._multicast import is_group, on_interface
 from aioioth_transports._udp import family_of
 from aioioth_transports.vxlan import VxlanTransport
 
@@ -46,9 +44,6 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from aioioth_transports._udp import SocketAddress
-    from aioioth_transports.vxlan import VxlanPlug
-
-_PORT = 4789  # IANA's
 
 # IP, UDP and VXLAN headers, and the frame's own.
 _OVERHEAD: dict[int, int] = {
@@ -59,8 +54,8 @@ _COMMON_MTU = 1500
 _LARGEST_MTU = 65535
 
 
-class KernelVxlanTransport:
-    """See `aioioth.abc.KernelTransport`.
+class KernelVxlanTransport(VxlanTransport):
+    """See `aioioth.abc.KernelTransport`; as frames it is the same network.
 
     Args:
         address: ``[GROUP][/OPTION...]``.
@@ -69,12 +64,8 @@ class KernelVxlanTransport:
         ConfigurationError: An option is unknown or has a bad value.
     """
 
-    def __init__(self, address: str) -> None:
-        parsed = parse_slash(address, options=OPTIONS, flags=FLAGS)
-        self._group = Group.parse("kvxlan", parsed, port=_PORT)
-        self._vni = parsed.integer("vni", 1, low=0, high=MAX_VNI)
-        parsed.integer("ttl", 1, low=1, high=255)  # to the kernel, 0 is 1
-        self._frames = VxlanTransport(address)
+    _scheme = "kvxlan"
+    _least_ttl = 1  # to the kernel, 0 is 1
 
     async def join(self, label: str, /) -> HostLinkJunction:
         """Find the way to the group; see `aioioth.abc.KernelTransport.join`.
@@ -101,14 +92,6 @@ class KernelVxlanTransport:
         link = through if is_group(there) else index
         mtu = min(mtu - _OVERHEAD[family_of(there)], _LARGEST_MTU)
         return HostLinkJunction(self._recipe(address, link, mtu))
-
-    async def open(self, label: str) -> VxlanPlug:
-        """Open the same network as frames; see `aioioth.abc.FrameTransport.open`.
-
-        Raises:
-            BrokenTransportError: The port is taken, or nothing leads to the group.
-        """
-        return await self._frames.open(label)
 
     def _recipe(self, there: IPv4Address | IPv6Address, link: int, mtu: int) -> Recipe:
         group, vni = self._group, self._vni

@@ -19,8 +19,6 @@ Source: drivers/net/macvlan.c, Linux 6.1; ip-link(8).
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import re
 import socket
 import struct
@@ -31,14 +29,18 @@ from aioioth.errors import BrokenTransportError
 from aioioth.vnl import parse_bracket
 from aioioth.wire.hostlinks import MACVLAN_MODES, macvlan
 from aioioth_transports._hostlink import HostLinkJunction, Recipe, require_privilege
-from aioioth_transports._sockets import interface_index, interface_mtu, interface_name
+from aioioth_transports._sockets import (
+    hardware_address,
+    interface_index,
+    interface_mtu,
+    interface_name,
+)
 from aioioth_transports.pcap import PcapTransport
 
 if TYPE_CHECKING:
     from aioioth_transports.pcap import PcapPlug
 
-# <linux/sockios.h>, <linux/if_arp.h>, Linux 6.1
-_SIOCGIFHWADDR = 0x8927
+# <linux/if_arp.h>, Linux 6.1
 _ARPHRD_ETHER = 1
 _KIND = struct.Struct("=H")
 
@@ -107,14 +109,13 @@ class MacvlanTransport:
             try:
                 index = interface_index(any_socket, name)
                 mtu = interface_mtu(any_socket, name)
-                request = os.fsencode(name).ljust(40, b"\0")
-                answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, request)
+                address = hardware_address(any_socket.fileno(), name)
             except OSError as error:
                 reason = f"there is no interface {name!r}: see 'ip link'"
                 raise BrokenTransportError(
                     self._vnl, reason, errno=error.errno
                 ) from error
-        if _KIND.unpack_from(answer, 16)[0] != _ARPHRD_ETHER:
+        if _KIND.unpack_from(address)[0] != _ARPHRD_ETHER:
             reason = f"{name} is no Ethernet, which macvlan needs: see 'ip link'"
             raise BrokenTransportError(self._vnl, reason, errno=errno.EINVAL)
         return index, mtu

@@ -19,34 +19,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
-import struct
 from contextlib import ExitStack
 from pathlib import Path
 
 from aioioth.errors import BrokenTransportError
 from aioioth.vnl import parse_slash
+from aioioth.wire.hostlinks import get_link
+from aioioth.wire.rtnetlink import (
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    attributes,
+    link_body,
+    messages,
+)
 from aioioth_transports._sockets import (
     PACKET_MR_ALLMULTI,
+    hardware_address,
     interface_index,
     interface_mtu,
     interface_name,
     join,
 )
 from aioioth_transports._tun import MAX_MTU, TunPlug, interface_of, take_interface
-
-SIOCGIFHWADDR = 0x8927
-
-_RTM_GETLINK = 18
-_NLM_F_REQUEST = 1
-_NLMSG_ERROR = 2
-_IFLA_LINKINFO = 18
-_IFLA_INFO_KIND = 1
-_NLMSGHDR = struct.Struct("=IHHII")
-_IFINFOMSG = struct.Struct("=BxHiII")
-_RTATTR = struct.Struct("=HH")
 
 
 class MacvtapTransport:
@@ -124,10 +120,9 @@ class MacvtapTransport:
         Devices go by the interface's index, which counts from 1 in each network
         namespace, while /dev is the same for all of them.
         """
-        request = os.fsencode(self._name).ljust(40, b"\0")
         try:
-            wanted = fcntl.ioctl(any_socket, SIOCGIFHWADDR, request)[16:24]
-            found = fcntl.ioctl(descriptor, SIOCGIFHWADDR, bytes(40))[16:24]
+            wanted = hardware_address(any_socket.fileno(), self._name)[:8]
+            found = hardware_address(descriptor, "")[:8]
             same = interface_of(descriptor)[0] == self._name and wanted == found
         except OSError:
             same = False
@@ -167,26 +162,12 @@ def _kind_of(index: int) -> str:
     Raises:
         OSError: There is no such interface.
     """
-    body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0)
-    size = _NLMSGHDR.size + len(body)
-    request = _NLMSGHDR.pack(size, _RTM_GETLINK, _NLM_F_REQUEST, 1, 0) + body
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE
     ) as sock:
         sock.setblocking(False)
-        sock.send(request)
-        answer = sock.recv(65536)  # it is there when send returns
-    if _NLMSGHDR.unpack_from(answer)[1] == _NLMSG_ERROR:
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-    link = _attributes(answer[size:])
-    kind = _attributes(link.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b"")
+        sock.send(get_link(index))
+        [(_, body)] = messages(sock.recv(65536))  # it is there when send returns
+    link = attributes(body[len(link_body()) :])
+    kind = attributes(link.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")
     return os.fsdecode(kind.rstrip(b"\0"))
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= _RTATTR.size:
-        length, kind = _RTATTR.unpack_from(data)
-        found[kind] = data[_RTATTR.size : length]
-        data = data[max(length + 3 & ~3, _RTATTR.size) :]
-    return found

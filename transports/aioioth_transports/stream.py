@@ -172,8 +172,7 @@ class StreamTransport:
                 plug.connect(stream)
             else:
                 await self._tls.shake_hands(stream, context, plug)
-            if isinstance(plug, OffloadedPlug):
-                await plug.greeted()
+            await plug.greeted()
             undo.pop_all()
         return plug
 

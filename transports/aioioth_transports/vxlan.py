@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
@@ -56,9 +56,14 @@ class VxlanTransport:
         ConfigurationError: An option is unknown or has a bad value.
     """
 
+    _scheme: ClassVar[str] = "vxlan"
+    _least_ttl: ClassVar[int] = 0
+
     def __init__(self, address: str) -> None:
         parsed = parse_slash(address, options=OPTIONS, flags=FLAGS)
-        self._group = Group.parse("vxlan", parsed, port=_PORT)
+        self._group = Group.parse(
+            self._scheme, parsed, port=_PORT, least_ttl=self._least_ttl
+        )
         self._vni = parsed.integer("vni", 1, low=0, high=MAX_VNI)
 
     async def open(self, label: str) -> VxlanPlug:

@@ -25,7 +25,6 @@ import ipaddress
 import logging
 import os
 import socket
-import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -60,6 +59,7 @@ from aioioth_transports._hostlink import (
     require_privilege,
     stack_socket,
 )
+from aioioth_transports._keyfile import read_regular
 from aioioth_transports._udp import look_up
 
 if TYPE_CHECKING:
@@ -148,7 +148,11 @@ class WireguardTransport:
             BrokenTransportError: It cannot be read or makes no sense.
         """
         try:
-            text, mode = _read_regular(self._file.expanduser())
+            text, mode = read_regular(self._file.expanduser(), _LARGEST_FILE + 1)
+            if text is None:
+                raise OSError(errno.EINVAL, "it is no regular file")  # noqa: TRY301
+            if len(text) > _LARGEST_FILE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # noqa: TRY301
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no such user
             code = error.errno if isinstance(error, OSError) else None
             told = error.strerror if isinstance(error, OSError) else error
@@ -257,24 +261,3 @@ def _told_as(words: str) -> Generator[None]:
     except OSError as error:
         detail = "" if error.strerror is None else error.strerror
         raise NetlinkError(error.errno or 0, words, detail) from error
-
-
-def _read_regular(file: Path) -> tuple[bytes, int]:
-    """Return what is in a file, and its permissions.
-
-    Raises:
-        OSError: It cannot be read, or is no regular file.
-    """
-    # Not to be held up by a FIFO, which is refused below.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    descriptor = os.open(file, flags)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        text = os.read(descriptor, _LARGEST_FILE + 1)
-    finally:
-        os.close(descriptor)
-    if len(text) > _LARGEST_FILE:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return text, mode

@@ -36,12 +36,6 @@ def test_any_address_is_taken_or_refused(address: str) -> None:
     assert isinstance(transport, abc.FrameTransport)
 
 
-@given(st.binary(max_size=100))
-def test_any_bytes_are_attributes(data: bytes) -> None:
-    for value in macvtap._attributes(data).values():
-        assert value in data
-
-
 async def test_there_is_no_such_interface() -> None:
     advice = "there is no interface mv0. Make it: 'ip link add .* type macvtap"
     with pytest.raises(BrokenTransportError, match=advice) as caught:

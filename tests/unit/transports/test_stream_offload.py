@@ -122,17 +122,22 @@ async def sent(plug: abc.Plug, frame: bytes) -> None:
                 return
 
 
+def key_in(directory: Path) -> Path:
+    """Write a key for seal://."""
+    pytest.importorskip("cryptography")
+    key = directory / "key"
+    key.write_text("11" * 32)
+    key.chmod(0o600)
+    return key
+
+
 @asynccontextmanager
 async def both_ends(
     tmp_path: Path, kind: str = "stream"
 ) -> AsyncIterator[tuple[abc.Plug, abc.Plug]]:
     around = "{}"
     if kind == "seal":
-        pytest.importorskip("cryptography")
-        key = tmp_path / "key"
-        key.write_text("11" * 32)
-        key.chmod(0o600)
-        around = f"seal://{key}{{{{{{}}}}}}"
+        around = f"seal://{key_in(tmp_path)}{{{{{{}}}}}}"
     vnl = f"stream://{tmp_path}/s"
     async with opened(around.format(f"{vnl}[listen/offload]")) as left:
         async with opened(around.format(f"{vnl}[offload]")) as right:
@@ -353,7 +358,11 @@ async def test_a_listener_without_the_option(
             assert await frame_from(left) == FRAME
 
 
-async def test_a_listener_that_speaks_first(tmp_path: Path) -> None:
+@asynccontextmanager
+async def called(
+    tmp_path: Path,
+) -> AsyncIterator[tuple[asyncio.Task[StreamPlug], socket.socket]]:
+    """Somebody with the option who calls, and the socket that he is at the end of."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.fspath(tmp_path / "s"))
         server.listen()
@@ -362,21 +371,18 @@ async def test_a_listener_that_speaks_first(tmp_path: Path) -> None:
         )
         peer, _ = await asyncio.to_thread(server.accept)
         with peer:
-            peer.sendall(VDESTREAM.pack(FRAME))
-            with pytest.raises(
-                BrokenTransportError, match="has not the option offload"
-            ):
-                await opening
+            yield opening, peer
+
+
+async def test_a_listener_that_speaks_first(tmp_path: Path) -> None:
+    async with called(tmp_path) as (opening, peer):
+        peer.sendall(VDESTREAM.pack(FRAME))
+        with pytest.raises(BrokenTransportError, match="has not the option offload"):
+            await opening
 
 
 async def test_a_peer_that_goes_instead_of_greeting(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.fspath(tmp_path / "s"))
-        server.listen()
-        opening = asyncio.create_task(
-            StreamTransport(f"{tmp_path}/s[offload]").open("me")
-        )
-        peer, _ = await asyncio.to_thread(server.accept)
+    async with called(tmp_path) as (opening, peer):
         peer.close()
         with pytest.raises(BrokenTransportError):
             await opening
@@ -536,10 +542,7 @@ async def test_a_frame_in_very_many_parts_is_refused(tmp_path: Path) -> None:
 
 async def test_hostile_bytes_behind_a_seal(tmp_path: Path) -> None:
     """What is not sealed goes nowhere; what is, but is wrong inside, neither."""
-    pytest.importorskip("cryptography")
-    key = tmp_path / "key"
-    key.write_text("11" * 32)
-    key.chmod(0o600)
+    key = key_in(tmp_path)
     async with (
         opened(f"seal://{key}{{stream://{tmp_path}/s[listen/offload]}}") as left,
     ):

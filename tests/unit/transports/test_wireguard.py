@@ -1,6 +1,6 @@
 """``wireguard://``: its file, and what it says when it cannot be.
 
-The messages are in tests/unit/wire, links in tests/kernel/test_shortcuts.py.
+The messages are in tests/unit/wire, links in tests/kernel/test_shortcut_wireguard.py.
 """
 
 from __future__ import annotations

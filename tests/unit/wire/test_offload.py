@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from aioioth.wire.offload import (
     HEADER_SIZE,
+    VNET_HEADER,
     Offload,
     _checksum,
     complete,
@@ -170,6 +171,20 @@ def test_what_cannot_be_told(change: dict[str, int]) -> None:
     fields = {"partial": True, "kind": 1, "size": 100, "start": 34, "place": 50}
     with pytest.raises(ValueError):
         Offload(**(fields | change)).undo(packet(4, TCP, bytes(1000)))  # type: ignore[arg-type]
+
+
+@VERSIONS
+def test_a_frame_in_very_many_parts_is_refused(version: int) -> None:
+    frame = bytes(packet(version, TCP, bytes(60_000)))
+    kind, start = (1, 34) if version == 4 else (4, 54)
+
+    def parts(size: int) -> int:
+        header = VNET_HEADER.pack(1, kind, start + 32, size, start, 16)
+        return len(complete(memoryview(header + frame)))
+
+    assert parts(100) == 600
+    with pytest.raises(ValueError):
+        parts(1)
 
 
 @given(

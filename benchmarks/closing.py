@@ -5,8 +5,8 @@ nothing else runs on a loop that does it. For each way that frames can take, sta
 opened and closed one after the other while the loop runs, and the longest time that it
 did nothing else is noted.
 
-    python -m benchmarks.loops LOOP TIMES VNL    prints a list, in milliseconds
-    python -m benchmarks.loops tap TIMES         the same of a plain close of TAPs
+    python -m benchmarks.closing LOOP TIMES VNL    prints a list, in milliseconds
+    python -m benchmarks.closing tap TIMES         the same of a plain close of TAPs
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import time
 from typing import TYPE_CHECKING
 
 import aioioth
-from benchmarks.host import loop_factory
 from benchmarks.paths.byhand import unshare, why_no_namespaces
-from benchmarks.paths.stacks import why_no_scheme
+from benchmarks.paths.stacks import BRIDGE, why_no_scheme
 from benchmarks.results import Spread, Unavailable
 from benchmarks.running import FailedError, running, why_no_tap
+from benchmarks.stackprogram import loop_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ __all__ = ["CLOSING", "measure_closing"]
 
 # What is closed, by its key in the results.
 CLOSING = {
-    "bridge": "bridge://bench[private]",
+    "bridge": BRIDGE,
     "memory": "memory://bench",
 }
 
@@ -53,7 +53,7 @@ async def measure_closing(
     place: Workplace, times: int, results: Results, tell: Callable[[str], None]
 ) -> None:
     """Measure in programs of their own, and put it into ``results``."""
-    module = [sys.executable, "-m", "benchmarks.loops"]
+    module = [sys.executable, "-m", "benchmarks.closing"]
     if why := why_no_tap() or why_no_namespaces():
         results.left_out.append(Unavailable("a plain close of a TAP", why))
     else:
