@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import weakref
 from contextlib import ExitStack
@@ -152,9 +153,15 @@ class Running:
         return self._sharing.address
 
     async def drain(self) -> None:
-        """Let the last frames go; in a forked child they are the parent's."""
-        if not self.inherited:
-            await drain(() if self.wiring is None else self.wiring.links)
+        """Let the last frames go, and leave; in a forked child that is the parent's."""
+        if self.inherited:
+            return
+        links = () if self.wiring is None else self.wiring.links
+        await drain(links)
+        for link in links:
+            link.leave()
+            # In the next turn, so that closing does not hold the loop for 0.3 ms.
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises."""
