@@ -252,12 +252,11 @@ class Fabric(Generic[_Owner]):
     def carry_offloads(
         self, member: Member[_Owner], home: object, deliver: Exit
     ) -> None:
-        """Have a virtio header in front of a port's frames, both ways."""
-        with self.lock:
-            member.carries = True
-            member.home = home
-            member.deliver = deliver
-            self._reconsider()
+        """Have a virtio header in front of a port's frames; who calls has the lock."""
+        member.carries = True
+        member.home = home
+        member.deliver = deliver
+        self._reconsider()
 
     def mirror(self, member: Member[_Owner], to: Member[_Owner]) -> Callable[[], None]:
         """Copy what goes in and out of a port to another; returns what ends it."""

@@ -22,6 +22,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from aioioth.wire.offload import (
+    EMPTY_HEADER,
     HEADER_SIZE,
     JOINED_TCPV4,
     JOINED_TCPV6,
@@ -32,7 +33,6 @@ from aioioth.wire.offload import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NOTHING = bytes(HEADER_SIZE)
 
 _ETHERNET = 14
 _ETHERTYPE = slice(12, 14)
@@ -148,7 +148,7 @@ class Merger:
             else:
                 self._give_singly(frame)
         finally:
-            frame[:HEADER_SIZE] = _NOTHING
+            frame[:HEADER_SIZE] = EMPTY_HEADER
 
     def _give(self, frame: memoryview, count: int) -> None:
         try:
@@ -166,7 +166,7 @@ class Merger:
         at, start, size = HEADER_SIZE + self._start, self._start, self._size
         for head in self._heads:
             part = head.to_bytes(start, "big") + frame[at : at + size]
-            self._give(memoryview(_NOTHING + part), 1)
+            self._give(memoryview(EMPTY_HEADER + part), 1)
             at += size
 
     def _begin(self, frame: memoryview, length: int) -> bool:

@@ -12,7 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aioioth.wire.offload import HEADER_SIZE, NEEDS_CHECKSUM, VNET_HEADER, complete
+from aioioth.wire.offload import (
+    EMPTY_HEADER,
+    HEADER_SIZE,
+    NEEDS_CHECKSUM,
+    VNET_HEADER,
+    complete,
+)
 
 __all__ = ["Cut", "Kept", "WithHeader", "edited_with_header"]
 
@@ -22,7 +28,6 @@ Exit = Callable[[Any], object]
 Exits = tuple[Exit, ...]
 Edit = Callable[[bytes], bytes]
 
-_NOTHING = bytes(HEADER_SIZE)
 # Behind two addresses and a VLAN tag.
 _EDITED = HEADER_SIZE + 16
 
@@ -34,7 +39,7 @@ class WithHeader:
         self._outs = outs
 
     def __call__(self, frame: bytes) -> None:
-        data = _NOTHING + frame
+        data = EMPTY_HEADER + frame
         for out in self._outs:
             out(data)
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 from aioioth._forwarding import HEAD, SHORTEST_TAGGED, TRUNK, Fabric, Member, Vlans
 from aioioth.errors import BrokenTransportError, ConfigurationError
 from aioioth.plugs import Inbox
-from aioioth.wire.offload import HEADER_SIZE, complete, is_of_tunnel
+from aioioth.wire.offload import EMPTY_HEADER, HEADER_SIZE, complete, is_of_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -260,7 +260,10 @@ class SwitchPort(Port):
         self._deliver = deliver
         vars(self)["send"] = self._send_whole  # a call less for each frame
         home = asyncio.get_running_loop()
-        self._fabric.carry_offloads(self._member, home, self._pass_on)
+        with self._fabric.lock:
+            # There has been a port for some time: frames may wait.
+            self._inbox.put_in_front(EMPTY_HEADER)
+            self._fabric.carry_offloads(self._member, home, self._pass_on)
         return True
 
     def _send_whole(self, frame: Buffer, /) -> int:
@@ -312,7 +315,7 @@ class SwitchPort(Port):
         except ValueError:
             self._lost["malformed"] += 1
             return len(data)
-        return self._send_whole(bytes(HEADER_SIZE) + frame)
+        return self._send_whole(EMPTY_HEADER + frame)
 
     def _show(self, data: memoryview) -> None:
         try:

@@ -99,6 +99,12 @@ class Inbox:
         if not self._woken:
             self._rouse()
 
+    def put_in_front(self, header: bytes) -> None:
+        """Put bytes in front of each frame that waits; nobody may `put` meanwhile."""
+        self._queue = deque(header + frame for frame in self._queue)
+        waiting = sum(len(frame) for frame in self._queue if len(frame) > _LONG)
+        self._long_put = self._long_read + waiting
+
     def fail(self, error: Callable[[], OSError]) -> None:
         """Have `recv_into` raise an error once the frames that wait are read.
 

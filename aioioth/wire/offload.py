@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "EMPTY_HEADER",
     "HEADER_SIZE",
     "JOINED_TCPV4",
     "JOINED_TCPV6",
@@ -40,6 +41,7 @@ _JOINED_ECN = 0x80
 # of the headers, the payload of each part, and where a checksum is to be computed.
 VNET_HEADER = struct.Struct("=BBHHHH")
 HEADER_SIZE = VNET_HEADER.size
+EMPTY_HEADER = bytes(HEADER_SIZE)  # of a frame to which nothing is left to be done
 
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioioth.wire.offload import (
+    EMPTY_HEADER,
     HEADER_SIZE,
     JOINED_TCPV4,
     JOINED_TCPV6,
@@ -56,7 +57,6 @@ _JOINED = {
     JOINED_TCPV4 | 0x80,  # VIRTIO_NET_HDR_GSO_ECN
     JOINED_TCPV6 | 0x80,
 }
-_NOTHING = bytes(HEADER_SIZE)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def is_sound(frame: Buffer) -> bool:
     data = memoryview(frame)
     if data.nbytes < OFFLOADED.shortest:
         return False
-    if data[:HEADER_SIZE] == _NOTHING:
+    if data[:HEADER_SIZE] == EMPTY_HEADER:
         return True
     length = data.nbytes - HEADER_SIZE
     flags, kind, headers, size, start, place = VNET_HEADER.unpack_from(data)

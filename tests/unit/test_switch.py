@@ -961,6 +961,20 @@ async def test_complete_frames_get_an_empty_header() -> None:
         assert received(two) == []
 
 
+async def test_what_came_before_there_were_headers() -> None:
+    """A port is there before its stack is: others may have said something already."""
+    async with ports(Switch(), 2) as [one, two]:
+        early = [frame(to=B, by=A, payload=bytes(count)) for count in (20, 5000)]
+        for each in early:
+            one.send(each)
+        two.carry_offloads(way := Way())
+        late = frame(to=B, by=A, payload=bytes(30))
+        one.send(late)
+        assert received(two) == [NO_HEADER + each for each in (*early, late)]
+        assert way.frames == []
+        assert two.stats.sent.bytes == sum(map(len, (*early, late)))
+
+
 async def test_what_waits_goes_first() -> None:
     async with ports(Switch(), 2) as [one, two]:
         one.carry_offloads(Way())

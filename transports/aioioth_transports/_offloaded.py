@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from aioioth.wire.offload import HEADER_SIZE, complete, is_of_tunnel
+from aioioth.wire.offload import EMPTY_HEADER, HEADER_SIZE, complete, is_of_tunnel
 from aioioth.wire.vdestream import GREETING, OFFLOADED, is_sound
 from aioioth_transports._framed import StreamInbox, StreamPlug
 
@@ -33,7 +33,6 @@ __all__ = ["OffloadedPlug"]
 
 GREETING_SECONDS = 10.0
 
-_NOTHING = bytes(HEADER_SIZE)
 _BOTH = "give it to both ends, or to none"
 
 # Frames of one piece of the stream that go to the stack without waking up the pump:
@@ -125,7 +124,7 @@ class OffloadedPlug(StreamPlug):
     def send(self, frame: Buffer, /) -> int:
         """See `aioioth.abc.Plug.send`."""
         data = memoryview(frame)
-        self._send_message(b"".join((_NOTHING, data)))
+        self._send_message(b"".join((EMPTY_HEADER, data)))
         return data.nbytes
 
     @override
@@ -162,7 +161,7 @@ class OffloadedPlug(StreamPlug):
             parts = complete(frame)
         except ValueError:
             raise _too_long() from None
-        messages = [_NOTHING + part for part in parts]
+        messages = [EMPTY_HEADER + part for part in parts]
         if max(map(len, messages)) > self._most:
             raise _too_long()
         first, *others = map(self._transformed, messages)

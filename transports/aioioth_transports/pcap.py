@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aioioth.errors import BrokenTransportError
 from aioioth.vnl import parse_slash
-from aioioth.wire.offload import HEADER_SIZE, NEEDS_CHECKSUM, Offload
+from aioioth.wire.offload import EMPTY_HEADER, HEADER_SIZE, NEEDS_CHECKSUM, Offload
 from aioioth_transports._sockets import (
     PACKET_MR_PROMISC,
     SOL_PACKET,
@@ -62,8 +62,6 @@ _TOLD_SIZE = socket.CMSG_SPACE(_AUXDATA.size)
 # About 900 full-sized frames with the kernel's own overhead, if the system gives that
 # much.
 _QUEUE_BYTES = 1 << 21
-
-_NO_OFFLOAD = bytes(HEADER_SIZE)
 
 
 class PcapTransport:
@@ -201,7 +199,7 @@ class PcapPlug:
 
     def send(self, frame: Buffer, /) -> int:
         """See `aioioth.abc.Plug.send`."""
-        return self._send((_NO_OFFLOAD, frame)) - HEADER_SIZE
+        return self._send((EMPTY_HEADER, frame)) - HEADER_SIZE
 
     def close(self) -> None:
         """See `aioioth.abc.Plug.close`."""
