@@ -6,15 +6,16 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from aioioth._background import carried
-from aioioth._settings import Settings, parse_ip
+from aioioth._ip import parse_ip
+from aioioth._settings import Settings
 from aioioth.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from aioioth._ip import IPInterface
     from aioioth._running import Running
-    from aioioth._settings import IPInterface
     from aioioth._wiring import Wiring
     from aioioth.abc import FrameTransport
     from aioioth.interfaces import Interface

@@ -32,7 +32,7 @@ from aioioth._connecting import connect_socket
 from aioioth._names import Found, family_of, unknown_name
 
 if TYPE_CHECKING:
-    from aioioth._settings import IPAddress
+    from aioioth._ip import IPAddress
 
 # As resolv.conf(5) has them; there, servers are asked one after the other.
 TRY_SECONDS = 5.0

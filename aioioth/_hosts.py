@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from aioioth import _names
+from aioioth._ip import IPAddress, IPInterface
 from aioioth._names import AddressInfo, Request
-from aioioth._settings import IPAddress, IPInterface
 from aioioth.errors import ConfigurationError
 
 if TYPE_CHECKING:

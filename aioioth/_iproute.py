@@ -14,13 +14,16 @@ from aioioth._keeper import orders
 from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
 from aioioth.errors import ConfigurationError, NetlinkError
-from aioioth.wire import rtnetlink
+from aioioth.iproute import Address, Neighbour, Route, Rule
+from aioioth.wire import rtnetlink, rtroute
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from aioioth._settings import IPInterface
     from aioioth.abc import Space
+
+# What ``ip`` calls them.
+NOUNS = {Address: "address", Neighbour: "neighbour", Route: "route", Rule: "rule"}
 
 
 @dataclass(frozen=True)
@@ -82,32 +85,121 @@ def set_link(
     return Request(" ".join(words), rtnetlink.set_link(body))
 
 
-def change_address(
-    command: str, address: IPInterface, dev: str, index: int, *, is_up: bool = True
+def change(
+    command: str,
+    thing: Address | Route | Neighbour | Rule,
+    index_of: Callable[[str], int],
+    *,
+    is_up: bool = True,
 ) -> list[Request]:
-    """Return ``ip address COMMAND ADDRESS dev DEV``.
+    """Return ``ip address COMMAND ...``, or the same for what else there is.
 
     Args:
         command: ``add``, ``replace`` or ``del``.
-        address: With its prefix length.
-        dev: The interface.
-        index: Its number.
-        is_up: Whether it is up; an address on one that is not cannot be waited for.
+        thing: What.
+        index_of: The number of an interface.
+        is_up: Whether its interface is up; an address on one that is not cannot be
+            waited for.
+
+    Raises:
+        ConfigurationError: The kernel cannot do that.
     """
-    words = f"ip address {command} {address} dev {dev}"
-    bits = address.network.prefixlen
+    words = f"ip {NOUNS[type(thing)]} {command} {thing}"
+    if isinstance(thing, Address):
+        return _change_address(command, thing, index_of(thing.dev), words, is_up=is_up)
+    if isinstance(thing, Route):
+        message = _change_route(command, thing, index_of)
+    elif isinstance(thing, Neighbour):
+        message = rtroute.change_neighbour(
+            command,
+            index_of(thing.dev),
+            thing.address,
+            None if thing.mac is None else bytes.fromhex(thing.mac.replace(":", "")),
+            state=_number(rtroute.NEIGHBOUR_STATES, thing.state),
+            flags=(rtroute.NTF_PROXY if thing.proxy else 0)
+            | (rtroute.NTF_ROUTER if thing.router else 0),
+        )
+    else:
+        if command == "replace":
+            msg = f"rule {thing}: rules have no names; use ensure, or remove and add"
+            raise ConfigurationError(msg)
+        message = _change_rule(command, thing)
+    return [Request(words, message)]
+
+
+def _change_address(
+    command: str, wanted: Address, index: int, words: str, *, is_up: bool
+) -> list[Request]:
+    address, network = wanted.address.ip, wanted.address.network
     broadcast = None
-    if isinstance(address, ipaddress.IPv4Interface) and bits < 31:
-        broadcast = address.network.broadcast_address
-    message = rtnetlink.change_address(command, index, address.ip, bits, broadcast)
+    if network.version == 4 and network.prefixlen < 31 and wanted.peer is None:
+        broadcast = network.broadcast_address
+    flags = rtroute.IFA_F_NOPREFIXROUTE if wanted.noprefixroute else 0
+    if wanted.nodad and address.version == 6:
+        flags |= rtroute.IFA_F_NODAD
+    message = rtroute.change_address(
+        command,
+        index,
+        address,
+        network.prefixlen,
+        broadcast,
+        peer=wanted.peer,
+        flags=flags,
+        valid=wanted.valid,
+        preferred=wanted.preferred,
+    )
     requests = [Request(words, message)]
-    if address.version == 6 and command != "del" and is_up:
+    if address.version == 6 and wanted.nodad and command != "del" and is_up:
         # A worker thread of the kernel's makes the route to itself, some time after
         # the request was answered. What comes before is thrown away, and a neighbour's
         # answer that is lost is asked for a second later.
-        message = rtnetlink.get_route(address.ip, index)
+        message = rtroute.get_route(address, index)
         requests.append(Request(words, message, orders.UNTIL_LOCAL))
     return requests
+
+
+def _change_route(
+    command: str, wanted: Route, index_of: Callable[[str], int]
+) -> bytes:
+    def number(dev: str | None) -> int | None:
+        return None if dev is None else index_of(dev)
+
+    return rtroute.change_route(
+        command,
+        wanted.destination,
+        wanted.via,
+        number(wanted.dev),
+        hops=[(hop.via, number(hop.dev), hop.weight) for hop in wanted.nexthops],
+        metric=wanted.metric,
+        table=wanted.table,
+        kind=wanted.kind,
+        scope=None if wanted.scope is None else _number(rtroute.SCOPES, wanted.scope),
+        protocol=_number(rtroute.ROUTE_PROTOCOLS, wanted.protocol),
+        source=wanted.source,
+        mtu=wanted.mtu,
+        lifetime=wanted.lifetime,
+        onlink=wanted.onlink,
+    )
+
+
+def _change_rule(command: str, wanted: Rule) -> bytes:
+    return rtroute.change_rule(
+        command,
+        rtnetlink.AF_INET if wanted.version == 4 else rtnetlink.AF_INET6,
+        wanted.action,
+        table=wanted.table,
+        source=wanted.source,
+        destination=wanted.destination,
+        iif=wanted.iif,
+        oif=wanted.oif,
+        fwmark=wanted.fwmark,
+        fwmask=wanted.fwmask,
+        priority=wanted.priority,
+    )
+
+
+def _number(words: Mapping[str, int], word: str) -> int:
+    return words[word] if word in words else int(word)
 
 
 def add_link_local(
@@ -116,7 +208,7 @@ def add_link_local(
     """Return what gives an interface the IPv6 address that its MAC address makes.
 
     The kernel would do that itself (addr_gen_mode), but a moment later, and the address
-    cannot be bound to before. Arguments are as `change_address` has them.
+    cannot be bound to before. Arguments are as `change` has them.
 
     Source:
         RFC 4291 appendix A (modified EUI-64).
@@ -125,41 +217,8 @@ def add_link_local(
     host = bytes([packed[0] ^ 2]) + packed[1:3] + b"\xff\xfe" + packed[3:]
     prefix = bytes.fromhex("fe80") + bytes(6)
     address = ipaddress.IPv6Interface((prefix + host, 64))
-    return change_address("replace", address, dev, index, is_up=is_up)
-
-
-def change_route(
-    command: str, destination: str, via: str | None, dev: str | None, index: int | None
-) -> Request:
-    """Return ``ip route COMMAND DESTINATION via VIA dev DEV``.
-
-    Args:
-        command: ``add``, ``replace`` or ``del``.
-        destination: A network.
-        via: A router's address.
-        dev: The interface.
-        index: Its number.
-
-    Raises:
-        ConfigurationError: The destination is no network, or the router no address.
-    """
-    try:
-        network = ipaddress.ip_network(destination)
-    except ValueError as error:
-        msg = f"destination {destination!r} is no network: {error}"
-        raise ConfigurationError(msg) from None
-    try:
-        gateway = None if via is None else ipaddress.ip_address(via)
-    except ValueError as error:
-        msg = f"route to {destination} via {via!r}: {error}"
-        raise ConfigurationError(msg) from None
-    if gateway is not None and gateway.version != network.version:
-        msg = f"route to {destination} via {via}: one is IPv4, the other IPv6"
-        raise ConfigurationError(msg)
-    words = f"ip route {command} {network}"
-    words += "" if via is None else f" via {via}"
-    words += "" if dev is None else f" dev {dev}"
-    return Request(words, rtnetlink.change_route(command, network, gateway, index))
+    wanted = Address(address, dev)
+    return change("replace", wanted, lambda _: index, is_up=is_up)
 
 
 def random_mac() -> str:

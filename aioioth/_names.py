@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aioioth._settings import IPAddress
+    from aioioth._ip import IPAddress
 
 AddressInfo = tuple[
     socket.AddressFamily,

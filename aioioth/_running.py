@@ -25,10 +25,11 @@ from aioioth.interfaces import Interface
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from aioioth._ip import IPInterface
     from aioioth._iproute import Request
     from aioioth._manager import Manager
     from aioioth._namespace import Home
-    from aioioth._settings import IPInterface, Settings
+    from aioioth._settings import Settings
     from aioioth._sharing import Description, Shared
     from aioioth.abc import Junction, Plug, Space, StackKind
     from aioioth.events import Event
@@ -184,34 +185,29 @@ class Running:
             self._guest.pop_all()
         weakref.finalize(self, self.space.close)
 
-    async def change_address(
-        self, command: str, address: IPInterface, dev: str
+    async def change(
+        self, command: str, thing: Address | Route | Neighbour | Rule
     ) -> None:
-        """Do ``ip address COMMAND ADDRESS dev DEV``; see `Stack.add_address`."""
-        words = f"ip address {command} {address} dev {dev}"
-        requests: list[Request] = []
-        try:
-            with control_socket(self.space) as control:
-                index = netdevice.interface_index(control, dev)
-                is_up = netdevice.interface_is_up(control, dev)
-                if command == "add" and address.version == 6 and dev in self.interfaces:
-                    mac = netdevice.interface_mac(control, dev)
-                    requests += _iproute.add_link_local(dev, index, mac, is_up=is_up)
-        except OSError as error:
-            raise NetlinkError(error.errno or errno.ENODEV, words) from error
-        requests += _iproute.change_address(command, address, dev, index, is_up=is_up)
-        await _iproute.carry_out(self.space, requests)
+        """Do ``ip address COMMAND ...`` and the like; see `Stack.add`."""
+        with ExitStack() as until_asked:
+            sockets: list[int] = []
 
-    async def change_route(
-        self, command: str, destination: str, via: str | None, dev: str | None
-    ) -> None:
-        """Do ``ip route COMMAND ...``; see `Stack.add_route`."""
-        index = None
-        request = _iproute.change_route(command, destination, via, dev, None)
-        if dev is not None:
-            index = _iproute.find_index(self.space, dev, request.words)
-            request = _iproute.change_route(command, destination, via, dev, index)
-        await _iproute.carry_out(self.space, [request])
+            def index_of(dev: str) -> int:
+                if not sockets:
+                    sock = until_asked.enter_context(control_socket(self.space))
+                    sockets.append(sock)
+                return netdevice.interface_index(sockets[0], dev)
+
+            words = f"ip {_iproute.NOUNS[type(thing)]} {command} {thing}"
+            try:
+                requests = self._before(command, thing, index_of, sockets)
+                is_up = not isinstance(thing, Address) or netdevice.interface_is_up(
+                    sockets[0], thing.dev
+                )
+                requests += _iproute.change(command, thing, index_of, is_up=is_up)
+            except OSError as error:
+                raise NetlinkError(error.errno or errno.ENODEV, words) from error
+        await _iproute.carry_out(self.space, requests)
 
     async def sysctl(self, name: str, value: str | int) -> None:
         """Write a sysctl; see `Stack.sysctl`."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioioth._ip import IPAddress, IPInterface, parse_ip, parse_mac
 from aioioth.errors import ConfigurationError
 from aioioth.networks import find_network
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from aioioth.abc import FrameTransport, Junction, Plug
     from aioioth.networks import Network
-
-IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # <linux/if.h>: IFNAMSIZ is 16 with the NUL. <linux/if_ether.h>, <net/ipv6.h>.
 MAX_NAME = 15
@@ -33,9 +31,6 @@ _DEVICES = (None, "tap", "packet")
 # What the kernel takes and every tool can print: '%' numbers names or begins a scope.
 _NAME = re.compile(r"[!-$&-.0-9;-~]+")
 _RESERVED = {".", "..", "lo", "all", "default"}
-_MAC = re.compile(
-    r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,28 +193,6 @@ class Settings:
         return cls(interfaces, addresses, gateways, device)
 
 
-def parse_ip(text: object) -> IPInterface:
-    """Return an address with its prefix length.
-
-    Raises:
-        ConfigurationError: It is no address, or has no prefix length.
-    """
-    if isinstance(text, IPInterface):
-        return text
-    if not isinstance(text, str):
-        msg = f"ip={text!r}: expected a text like '10.0.0.1/24'"
-        raise ConfigurationError(msg)
-    if "/" not in text:
-        example = f"{text}/64" if ":" in text else f"{text}/24"
-        msg = f"ip={text!r} has no prefix length: write {example!r}, say"
-        raise ConfigurationError(msg)
-    try:
-        return ipaddress.ip_interface(text)
-    except ValueError as error:
-        msg = f"ip={text!r} is no IPv4 or IPv6 address with a prefix length: {error}"
-        raise ConfigurationError(msg) from None
-
-
 def check_name(name: str) -> str:
     """Return a name that the kernel takes for an interface.
 
@@ -296,10 +269,7 @@ def _parse_mtu(mtu: object, name: str, *, ipv6: bool) -> int | None:
 def _parse_mac(mac: object) -> str | None:
     if mac is None:
         return None
-    if not isinstance(mac, str) or not _MAC.fullmatch(mac):
-        msg = f"mac={mac!r}: expected six bytes like '02:00:00:00:00:01'"
-        raise ConfigurationError(msg)
-    mac = mac.replace("-", ":").lower()
+    mac = parse_mac(mac)
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         msg = f"mac={mac!r}: a multicast or all-zero address cannot be an interface's"
         raise ConfigurationError(msg)

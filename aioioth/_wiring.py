@@ -23,13 +23,15 @@ from aioioth.abc import KernelTransport, NewInterface
 from aioioth.errors import ClosedError, ConfigurationError, MissingPrivilegeError
 from aioioth.events import InterfaceAdded, InterfaceRemoved
 from aioioth.interfaces import Interface
+from aioioth.iproute import Address, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from aioioth._device import Device
+    from aioioth._ip import IPInterface
     from aioioth._namespace import Home, Namespace
-    from aioioth._settings import Gateway, InterfaceSettings, IPInterface
+    from aioioth._settings import Gateway, InterfaceSettings
     from aioioth.abc import FrameTransport, Junction, Plug
     from aioioth.events import Event
 
@@ -141,21 +143,23 @@ class Wiring:
         return [
             request
             for name, address in addresses
-            for request in _iproute.change_address(
-                "add", address, name, self._numbers.get(name, _LOOPBACK)
-            )
+            for request in _iproute.change("add", Address(address, name), self._number)
         ]
 
     def default_routes(self, gateways: Iterable[Gateway]) -> list[Request]:
         """Return what makes the routes to everywhere else."""
-        requests = []
-        for gateway in gateways:
-            everything = "0.0.0.0/0" if gateway.address.version == 4 else "::/0"
-            dev = gateway.interface
-            index = None if dev is None else self._numbers[dev]
-            via = str(gateway.address)
-            requests.append(_iproute.change_route("add", everything, via, dev, index))
-        return requests
+        return [
+            request
+            for gateway in gateways
+            for request in _iproute.change(
+                "add",
+                Route("default", via=gateway.address, dev=gateway.interface),
+                self._number,
+            )
+        ]
+
+    def _number(self, name: str) -> int:
+        return self._numbers.get(name, _LOOPBACK)
 
     async def remove(self, name: str) -> None:
         """Take an interface away; see `Stack.remove_interface`.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aioioth._background import carried
-from aioioth._settings import parse_ip
+from aioioth._ip import parse_ip
 from aioioth.errors import ConfigurationError
 from aioioth.networks import find_network
 from aioioth.stack import Stack
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
 
-    from aioioth._settings import IPInterface
+    from aioioth._ip import IPInterface
     from aioioth.abc import FrameTransport
     from aioioth.stack import Addresses
 

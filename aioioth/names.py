@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from aioioth._dns import DnsClient
-    from aioioth._settings import IPAddress
+    from aioioth._ip import IPAddress
 
     _T = TypeVar("_T")
     _Ask = Callable[[DnsClient], Coroutine[Any, Any, _T]]

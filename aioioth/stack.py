@@ -25,8 +25,8 @@ from aioioth.names import Resolver
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aioioth._ip import IPAddress, IPInterface
     from aioioth._manager import Manager
-    from aioioth._settings import IPAddress, IPInterface
     from aioioth.abc import FrameTransport
     from aioioth.interfaces import Interface, InterfaceStats
     from aioioth.names import HostAddresses, Hosts

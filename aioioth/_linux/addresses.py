@@ -6,26 +6,20 @@ Source: rtnetlink(7); <linux/rtnetlink.h>, <linux/if_addr.h>, Linux 6.1.
 from __future__ import annotations
 
 import ipaddress
-import struct
 from typing import TYPE_CHECKING
 
 from aioioth.wire.rtnetlink import (
     NLM_F_DUMP,
     NLMSG_DONE,
+    RTM_GETADDR,
     attributes,
     messages,
     request,
 )
+from aioioth.wire.rtroute import ADDRESS, IFA_ADDRESS, IFA_LOCAL
 
 if TYPE_CHECKING:
     import socket
-
-RTM_GETADDR = 22
-
-IFA_ADDRESS = 1
-IFA_LOCAL = 2  # where IFA_ADDRESS is the other end's, on point-to-point links
-
-_IFADDRMSG = struct.Struct("=BBBBI")
 
 
 def addresses(
@@ -40,12 +34,13 @@ def addresses(
     Raises:
         OSError: The kernel refused.
     """
-    sock.send(request(RTM_GETADDR, bytes(_IFADDRMSG.size), NLM_F_DUMP))
+    sock.send(request(RTM_GETADDR, bytes(ADDRESS.size), NLM_F_DUMP))
     found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     while True:
         for kind, body in messages(sock.recv(65536)):
             if kind == NLMSG_DONE:
                 return found
-            told = attributes(body[_IFADDRMSG.size :])
+            told = attributes(body[ADDRESS.size :])
+            # On point-to-point links IFA_ADDRESS is the other end's.
             packed = told.get(IFA_LOCAL) or told[IFA_ADDRESS]
             found.append(ipaddress.ip_address(packed))

@@ -13,7 +13,6 @@ from aioioth.wire.rtnetlink import (
     IFLA_LINK,
     IFLA_MTU,
     NLM_F_ACK,
-    RTA_OIF,
     RTM_GETLINK,
     RTM_SETLINK,
     attribute,
@@ -25,6 +24,7 @@ from aioioth.wire.rtnetlink import (
     request,
     set_link,
 )
+from aioioth.wire.rtroute import RTA_OIF
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,13 +34,12 @@ from typing_extensions import override
 from aioioth.errors import BrokenTransportError, ConfigurationError, NetlinkError
 from aioioth.vnl import parse_bracket
 from aioioth.wire.rtnetlink import (
-    change_address,
-    change_route,
     link_body,
     link_info,
     new_link,
     set_link,
 )
+from aioioth.wire.rtroute import change_address, change_route
 from aioioth.wire.wireguard import (
     Device,
     Endpoint,
