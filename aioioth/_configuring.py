@@ -6,9 +6,9 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from aioioth._background import carried
-from aioioth._ip import parse_ip
 from aioioth._settings import Settings
 from aioioth.errors import ConfigurationError
+from aioioth.iproute import Address, Route
 
 if TYPE_CHECKING:
     import asyncio
@@ -133,7 +133,7 @@ class StackConfiguring:
             ConfigurationError: It is no address with a prefix length.
         """
         self.check_usable()
-        await self._own_parts().change_address("add", parse_ip(address), dev)
+        await self._own_parts().change("add", Address(address, dev))
 
     @carried
     async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
@@ -144,7 +144,7 @@ class StackConfiguring:
             ConfigurationError: It is no address with a prefix length.
         """
         self.check_usable()
-        await self._own_parts().change_address("del", parse_ip(address), dev)
+        await self._own_parts().change("del", Address(address, dev))
 
     @carried
     async def add_route(
@@ -162,7 +162,8 @@ class StackConfiguring:
             ConfigurationError: The destination is no network.
         """
         self.check_usable()
-        await self._own_parts().change_route("add", destination, via, dev)
+        route = Route(destination, via=via, dev=dev)
+        await self._own_parts().change("add", route)
 
     @carried
     async def del_route(
@@ -175,7 +176,8 @@ class StackConfiguring:
             ConfigurationError: The destination is no network.
         """
         self.check_usable()
-        await self._own_parts().change_route("del", destination, via, dev)
+        route = Route(destination, via=via, dev=dev)
+        await self._own_parts().change("del", route)
 
     @carried
     async def sysctl(self, name: str, value: str | int) -> None:

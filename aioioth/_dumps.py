@@ -50,9 +50,7 @@ _ACTIONS = {number: word for word, number in rtroute.RULE_ACTIONS.items()}
 
 LINKS = rtnetlink.request(
     rtnetlink.RTM_GETLINK,
-    rtnetlink.link_body(
-        rtnetlink.attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
-    ),
+    rtnetlink.link_body(rtnetlink.attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)),
     rtnetlink.NLM_F_DUMP,
 )
 ADDRESSES = rtnetlink.request(
@@ -114,9 +112,10 @@ async def dump(space: Space, words: str, *requests: bytes) -> list[Message]:
 
 
 async def _read_all(sock: socket.socket, request: bytes) -> list[Message]:
+    found: list[Message] = []
     for _ in range(_TRIES):
         sock.send(request)
-        found: list[Message] = []
+        found.clear()
         changed = False
         while True:
             data = sock.recv(_PART_BYTES)

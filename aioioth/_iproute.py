@@ -18,7 +18,7 @@ from aioioth.iproute import Address, Neighbour, Route, Rule
 from aioioth.wire import rtnetlink, rtroute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 
     from aioioth.abc import Space
 
@@ -127,6 +127,48 @@ def change(
     return [Request(words, message)]
 
 
+async def change_in(
+    space: Space,
+    command: str,
+    thing: Address | Route | Neighbour | Rule,
+    *,
+    own: Collection[str] = (),
+) -> None:
+    """Do ``ip address COMMAND ...``, or the same for what else there is.
+
+    Args:
+        space: The stack's.
+        command: ``add``, ``replace`` or ``del``.
+        thing: What.
+        own: Interfaces that have no link-local address before any other one of IPv6.
+
+    Raises:
+        NetlinkError: The kernel refused, or an interface is not there.
+        ConfigurationError: The kernel cannot do that.
+    """
+    is_up = True
+    requests: list[Request] = []
+    try:
+        with control_socket(space) as control:
+            if isinstance(thing, Address):
+                dev = thing.dev
+                is_up = netdevice.interface_is_up(control, dev)
+                if thing.address.version == 6 and command != "del" and dev in own:
+                    index = netdevice.interface_index(control, dev)
+                    mac = netdevice.interface_mac(control, dev)
+                    requests += add_link_local(dev, index, mac, is_up=is_up)
+            requests += change(
+                command,
+                thing,
+                lambda dev: netdevice.interface_index(control, dev),
+                is_up=is_up,
+            )
+    except OSError as error:
+        words = f"ip {NOUNS[type(thing)]} {command} {thing}"
+        raise NetlinkError(error.errno or 0, words) from error
+    await carry_out(space, requests)
+
+
 def _change_address(
     command: str, wanted: Address, index: int, words: str, *, is_up: bool
 ) -> list[Request]:
@@ -158,9 +200,7 @@ def _change_address(
     return requests
 
 
-def _change_route(
-    command: str, wanted: Route, index_of: Callable[[str], int]
-) -> bytes:
+def _change_route(command: str, wanted: Route, index_of: Callable[[str], int]) -> bytes:
     def number(dev: str | None) -> int | None:
         return None if dev is None else index_of(dev)
 

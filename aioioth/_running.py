@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aioioth import _iproute
 from aioioth._attached import RemoteLink
 from aioioth._drain import drain
 from aioioth._fork import forget_in_children
-from aioioth._iproute import control_socket
 from aioioth._kinds import open_netns
-from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
 from aioioth._preflight import descriptors_explained
 from aioioth._sharing import Sharing
 from aioioth._wiring import Wiring, home_of, is_at, reach
-from aioioth.errors import ConfigurationError, NetlinkError
+from aioioth.errors import ConfigurationError
 from aioioth.interfaces import Interface
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aioioth._ip import IPInterface
-    from aioioth._iproute import Request
     from aioioth._manager import Manager
     from aioioth._namespace import Home
     from aioioth._settings import Settings
     from aioioth._sharing import Description, Shared
     from aioioth.abc import Junction, Plug, Space, StackKind
     from aioioth.events import Event
+    from aioioth.iproute import Address, Neighbour, Route, Rule
     from aioioth.netlink import Netlink
+
+
+class Belonging(Protocol):
+    """Something that runs on a stack, as a server."""
+
+    def close(self) -> None:
+        """Let everything go at once. Idempotent, never waits, never raises."""
+        ...
 
 
 class Running:
@@ -45,6 +49,7 @@ class Running:
         wiring: Its interfaces; None if they are not ours to make.
         inherited: Whether this is a forked child's copy: the parent owns everything but
             the space.
+        belongings: What runs on the stack, and ends with it.
     """
 
     def __init__(self, manager: Manager, space: Space) -> None:
@@ -56,6 +61,7 @@ class Running:
         self._remote: dict[str, Interface] = {}
         self._sharing: Sharing | None = None
         self._guest: ExitStack | None = None  # what an attached stack needs besides
+        self.belongings: set[Belonging] = set()
         forget_in_children(self)
 
     @classmethod
@@ -167,6 +173,8 @@ class Running:
     def close(self) -> None:
         """Let everything go at once. Idempotent, never waits, never raises."""
         if not self.inherited:
+            for belonging in list(self.belongings):
+                belonging.close()
             for part in (self._sharing, self._netlink, self.wiring):
                 if part is not None:
                     part.close()
@@ -189,25 +197,7 @@ class Running:
         self, command: str, thing: Address | Route | Neighbour | Rule
     ) -> None:
         """Do ``ip address COMMAND ...`` and the like; see `Stack.add`."""
-        with ExitStack() as until_asked:
-            sockets: list[int] = []
-
-            def index_of(dev: str) -> int:
-                if not sockets:
-                    sock = until_asked.enter_context(control_socket(self.space))
-                    sockets.append(sock)
-                return netdevice.interface_index(sockets[0], dev)
-
-            words = f"ip {_iproute.NOUNS[type(thing)]} {command} {thing}"
-            try:
-                requests = self._before(command, thing, index_of, sockets)
-                is_up = not isinstance(thing, Address) or netdevice.interface_is_up(
-                    sockets[0], thing.dev
-                )
-                requests += _iproute.change(command, thing, index_of, is_up=is_up)
-            except OSError as error:
-                raise NetlinkError(error.errno or errno.ENODEV, words) from error
-        await _iproute.carry_out(self.space, requests)
+        await _iproute.change_in(self.space, command, thing, own=self.interfaces)
 
     async def sysctl(self, name: str, value: str | int) -> None:
         """Write a sysctl; see `Stack.sysctl`."""

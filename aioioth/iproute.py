@@ -77,7 +77,7 @@ class Link:
         if self.up and not self.carrier:
             words.append("no-carrier")
         words += _words(("address", self.mac), ("master", self.master))
-        words += _words(("link", self.parent), ("type", self.kind))
+        words += _words(("link", self.parent), ("type", self.kind or None))
         return " ".join(words)
 
 
@@ -457,7 +457,7 @@ class Rule:
     @override
     def __str__(self) -> str:
         words = _words(("priority", self.priority))
-        words.append(f"from {self.source or 'all'}")
+        words.append("from all" if self.source is None else f"from {self.source}")
         words += _words(("to", self.destination), ("iif", self.iif), ("oif", self.oif))
         if self.fwmark is not None:
             words.append(f"fwmark {self.fwmark:#x}/{self.fwmask:#x}")
@@ -495,7 +495,7 @@ def _seconds(what: str, value: int | None) -> int | None:
     return None if value is None else _number(what, value, 0, rtroute.FOREVER - 1)
 
 
-def _number(what: str, value: int, least: int, most: int) -> int:
+def _number(what: str, value: object, least: int, most: int) -> int:
     if not isinstance(value, int) or not least <= value <= most:
         msg = f"{what}={value!r}: must be a number from {least} to {most}"
         raise ConfigurationError(msg)
@@ -510,4 +510,4 @@ def _one_of(what: str, value: str, known: Mapping[str, int]) -> None:
 
 
 def _words(*pairs: tuple[str, object]) -> list[str]:
-    return [f"{word} {value}" for word, value in pairs if value not in {None, ""}]
+    return [f"{word} {value}" for word, value in pairs if value is not None]

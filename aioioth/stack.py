@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from aioioth._ip import IPAddress, IPInterface
     from aioioth._manager import Manager
+    from aioioth._running import Belonging
     from aioioth.abc import FrameTransport
     from aioioth.interfaces import Interface, InterfaceStats
     from aioioth.names import HostAddresses, Hosts
@@ -243,6 +244,24 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
         """
         self._parts()
         return self
+
+    @property
+    def lives_in_thread(self) -> bool:
+        """Whether it is on an event loop of aioioth's own; see ``pump_thread``."""
+        return self._in_thread
+
+    def keep(self, belonging: Belonging) -> None:
+        """Have something closed with the stack, at the latest.
+
+        Raises:
+            ClosedError: The stack is not open.
+        """
+        self._own_parts().belongings.add(belonging)
+
+    def let_go(self, belonging: Belonging) -> None:
+        """Forget what `keep` was told. Idempotent, never raises."""
+        if self._running is not None:
+            self._running.belongings.discard(belonging)
 
     @override
     async def _start(self, manager: Manager) -> Running:

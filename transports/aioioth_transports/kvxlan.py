@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioioth.wire.hostlinks import route_link, vxlan
-from aioioth.wire.rtnetlink import get_route
+from aioioth.wire.rtroute import get_route
 from aioioth_transports._hostlink import (
     HostLinkJunction,
     Recipe,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from aioioth.wire import hostlinks, rtnetlink
+from aioioth.wire import hostlinks, rtnetlink, rtroute
 
 if TYPE_CHECKING:
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -102,5 +102,5 @@ def test_answers(value: int) -> None:
     number = struct.pack("=I", value)
     link = bytes(16) + rtnetlink.attribute(rtnetlink.IFLA_MTU, number)
     assert hostlinks.link_mtu(link) == value
-    route = bytes(12) + rtnetlink.attribute(rtnetlink.RTA_OIF, number)
+    route = bytes(12) + rtnetlink.attribute(rtroute.RTA_OIF, number)
     assert hostlinks.route_link(route) == value

@@ -1,0 +1,1 @@
+"""Automatic configuration: what finds an interface's addresses, routes and servers."""

@@ -1,0 +1,1 @@
+"""Servers for test and small networks, on a stack: DHCP, router advertisements, DNS."""
