@@ -1,39 +1,32 @@
-"""Interfaces, addresses, routes and sysctls as methods of a stack."""
+"""What can be changed of a stack while it is open, as methods of it."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from aioioth import _sysctls
+from aioioth._addressing import StackAddressing
 from aioioth._background import carried
+from aioioth._linkmethods import StackLinks
+from aioioth._ready import wait_ready
 from aioioth._settings import Settings
 from aioioth.errors import ConfigurationError
-from aioioth.iproute import Address, Route
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
 
     from aioioth._ip import IPInterface
-    from aioioth._running import Running
     from aioioth._wiring import Wiring
     from aioioth.abc import FrameTransport
     from aioioth.interfaces import Interface
 
 
-class StackConfiguring:
+class StackConfiguring(StackLinks, StackAddressing):
     """The part of `aioioth.Stack` that changes it while it is open.
 
     All of it belongs to the event loop that the stack was opened on.
     """
-
-    @abstractmethod
-    def check_usable(self) -> asyncio.AbstractEventLoop:
-        """Return the stack's loop; see `aioioth.Stack.check_usable`."""
-
-    @abstractmethod
-    def _own_parts(self) -> Running:
-        """Return what the stack consists of."""
 
     # Interfaces
 
@@ -81,7 +74,7 @@ class StackConfiguring:
         [wanted] = settings.interfaces
         with wiring.reserved(wanted.name):
             await wiring.add_to_running(wanted, settings.addresses)
-        return wiring.interfaces[wanted.name]
+        return self._own_parts().interfaces[wanted.name]
 
     @carried
     async def remove_interface(self, name: str) -> None:
@@ -103,7 +96,11 @@ class StackConfiguring:
             The interface is taken away all the same; the last frames may be lost, and
             the kernel may need some milliseconds more.
         """
-        await self._wiring("does not let go of").remove(name)
+        wiring = self._wiring("does not let go of")
+        sources = self._own_parts().sources
+        if sources is not None and name in wiring.interfaces:
+            await sources.forget(name)  # which gives leases back
+        await wiring.remove(name)
 
     def _wiring(self, refusal: str) -> Wiring:
         self.check_usable()
@@ -116,81 +113,62 @@ class StackConfiguring:
             raise ConfigurationError(msg)
         return wiring
 
-    # Addresses and routes
+    # Settings
 
     @carried
-    async def add_address(self, address: str | IPInterface, *, dev: str) -> None:
-        """Do ``ip address add ADDRESS dev DEV``.
-
-        An IPv6 address is usable at once: nobody is asked whether he has it already.
-
-        Args:
-            address: With prefix length: ``10.0.0.1/24``, ``fd00::1/64``.
-            dev: Name of the interface.
-
-        Raises:
-            NetlinkError: The kernel refused: EEXIST, ENODEV.
-            ConfigurationError: It is no address with a prefix length.
-        """
-        self.check_usable()
-        await self._own_parts().change("add", Address(address, dev))
-
-    @carried
-    async def del_address(self, address: str | IPInterface, *, dev: str) -> None:
-        """Do ``ip address del ADDRESS dev DEV``.
-
-        Raises:
-            NetlinkError: The kernel refused: EADDRNOTAVAIL, ENODEV.
-            ConfigurationError: It is no address with a prefix length.
-        """
-        self.check_usable()
-        await self._own_parts().change("del", Address(address, dev))
-
-    @carried
-    async def add_route(
-        self, destination: str, *, via: str | None = None, dev: str | None = None
-    ) -> None:
-        """Do ``ip route add DESTINATION via VIA dev DEV``.
-
-        Args:
-            destination: Network with prefix length: ``10.1.0.0/16``, ``::/0``.
-            via: Address of the router.
-            dev: Name of the interface; needed for a link-local router.
-
-        Raises:
-            NetlinkError: The kernel refused: EEXIST, ENETUNREACH, ENODEV.
-            ConfigurationError: The destination is no network.
-        """
-        self.check_usable()
-        route = Route(destination, via=via, dev=dev)
-        await self._own_parts().change("add", route)
-
-    @carried
-    async def del_route(
-        self, destination: str, *, via: str | None = None, dev: str | None = None
-    ) -> None:
-        """Do ``ip route del DESTINATION via VIA dev DEV``; see `add_route`.
-
-        Raises:
-            NetlinkError: The kernel refused: ESRCH, ENODEV.
-            ConfigurationError: The destination is no network.
-        """
-        self.check_usable()
-        route = Route(destination, via=via, dev=dev)
-        await self._own_parts().change("del", route)
-
-    @carried
-    async def sysctl(self, name: str, value: str | int) -> None:
-        """Do ``sysctl -w NAME=VALUE`` in the stack.
+    async def sysctl(self, name: str, value: str | int | None = None) -> str:
+        """Do ``sysctl NAME`` or ``sysctl -w NAME=VALUE`` in the stack.
 
         Args:
             name: ``net.ipv4.ip_forward``; with slashes where an interface's name has a
                 dot: ``net/ipv4/conf/eth0.5/rp_filter``.
-            value: What to write.
+            value: What to write; None to leave it as it is.
+
+        Returns:
+            Its value, or what was written.
 
         Raises:
             OSError: There is no such sysctl, or it does not take the value.
             ConfigurationError: It is not one of a network stack.
         """
-        self.check_usable()
-        await self._own_parts().sysctl(name, value)
+        space = self._usable_parts().space
+        if value is None:
+            return await _sysctls.read(space, name)
+        await _sysctls.write(space, name, value)
+        return str(value)
+
+    @carried
+    async def set_forwarding(self, on: bool) -> None:  # noqa: FBT001  (a switch)
+        """Have the stack be a router, of IPv4 and IPv6, or a host again.
+
+        Args:
+            on: Whether packets for others are passed on.
+
+        Raises:
+            OSError: The kernel refused.
+        """
+        space = self._usable_parts().space
+        await _sysctls.write(space, "net.ipv4.ip_forward", int(on))
+        with suppress(FileNotFoundError):  # a kernel without IPv6
+            await _sysctls.write(space, "net.ipv6.conf.all.forwarding", int(on))
+
+    # Waiting
+
+    @carried
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the stack can be used as it was configured.
+
+        Every interface on a virtual network is up and has its carrier, everybody who
+        is asked for its configuration has answered (`configure`), and every address is
+        usable.
+
+        Args:
+            timeout: Seconds; None to wait for ever.
+
+        Raises:
+            NetlinkError: Somebody else on the network has one of the addresses
+                (EADDRINUSE); the message names it.
+            TimeoutError: It is not ready; the message says what is missing.
+            ClosedError: The stack was closed.
+        """
+        await wait_ready(self._usable_parts(), str(self), timeout)

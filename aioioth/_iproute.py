@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aioioth._keeper import orders
 from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
+from aioioth._said import link_name
 from aioioth.errors import ConfigurationError, NetlinkError
 from aioioth.iproute import Address, Neighbour, Route, Rule
 from aioioth.wire import rtnetlink, rtroute
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 
     from aioioth.abc import Space
+
+# The kernel's number has a sign.
+LARGEST_MTU = 0x7FFFFFFF
+
+Thing = Address | Neighbour | Route | Rule
 
 # What ``ip`` calls them.
 NOUNS = {Address: "address", Neighbour: "neighbour", Route: "route", Rule: "rule"}
@@ -73,7 +79,7 @@ async def carry_out(space: Space, requests: Iterable[Request], *others: int) -> 
 def set_link(
     name: str, *, mtu: int | None = None, mac: str | None = None, up: bool | None = None
 ) -> Request:
-    """Return ``ip link set NAME ...``."""
+    """Return ``ip link set NAME ...``; see `aioioth._linkmaking` for more."""
     words = [f"ip link set {name}"]
     if mtu is not None:
         words.append(f"mtu {mtu}")
@@ -87,7 +93,7 @@ def set_link(
 
 def change(
     command: str,
-    thing: Address | Route | Neighbour | Rule,
+    thing: Thing,
     index_of: Callable[[str], int],
     *,
     is_up: bool = True,
@@ -104,7 +110,7 @@ def change(
     Raises:
         ConfigurationError: The kernel cannot do that.
     """
-    words = f"ip {NOUNS[type(thing)]} {command} {thing}"
+    words = _words(command, thing)
     if isinstance(thing, Address):
         return _change_address(command, thing, index_of(thing.dev), words, is_up=is_up)
     if isinstance(thing, Route):
@@ -123,50 +129,97 @@ def change(
         if command == "replace":
             msg = f"rule {thing}: rules have no names; use ensure, or remove and add"
             raise ConfigurationError(msg)
-        message = _change_rule(command, thing)
+        if thing.partial:
+            msg = f"rule {thing}: not all of it is known; use stack.netlink.rule()"
+            raise ConfigurationError(msg)
+        versions = (4, 6) if thing.version is None else (thing.version,)
+        return [
+            Request(words, _change_rule(command, thing, version))
+            for version in versions
+        ]
     return [Request(words, message)]
 
 
 async def change_in(
     space: Space,
     command: str,
-    thing: Address | Route | Neighbour | Rule,
-    *,
+    *things: Thing,
     own: Collection[str] = (),
 ) -> None:
     """Do ``ip address COMMAND ...``, or the same for what else there is.
 
+    An address without ``nodad`` is looked for on the network, which new stacks have
+    switched off.
+
     Args:
         space: The stack's.
-        command: ``add``, ``replace`` or ``del``.
-        thing: What.
+        command: ``add``, ``replace``, ``append`` or ``del``.
+        *things: What; the first one that is refused is the last.
         own: Interfaces that have no link-local address before any other one of IPv6.
 
     Raises:
         NetlinkError: The kernel refused, or an interface is not there.
         ConfigurationError: The kernel cannot do that.
     """
-    is_up = True
+    if not things:
+        return
     requests: list[Request] = []
+    at = 0
     try:
         with control_socket(space) as control:
-            if isinstance(thing, Address):
-                dev = thing.dev
-                is_up = netdevice.interface_is_up(control, dev)
-                if thing.address.version == 6 and command != "del" and dev in own:
-                    index = netdevice.interface_index(control, dev)
-                    mac = netdevice.interface_mac(control, dev)
-                    requests += add_link_local(dev, index, mac, is_up=is_up)
-            requests += change(
-                command,
-                thing,
-                lambda dev: netdevice.interface_index(control, dev),
-                is_up=is_up,
-            )
+            for at, thing in enumerate(things):  # noqa: B007  (read below)
+                requests += _requests(control, command, thing, own)
     except OSError as error:
-        words = f"ip {NOUNS[type(thing)]} {command} {thing}"
+        words = _words(command, things[at])
         raise NetlinkError(error.errno or 0, words) from error
+    if command != "del":
+        for thing in things:
+            if isinstance(thing, Address):
+                await _let_be_looked_for(space, thing)
     await carry_out(space, requests)
+
+
+def _words(command: str, thing: object) -> str:
+    """Return what ``ip`` would be told.
+
+    Raises:
+        ConfigurationError: It is nothing that can be added.
+    """
+    for kind, noun in NOUNS.items():
+        if isinstance(thing, kind):
+            return f"ip {noun} {command} {thing}"
+    known = ", ".join(kind.__name__ for kind in NOUNS)
+    msg = f"{thing!r}: must be one of {known}, from aioioth.iproute"
+    raise ConfigurationError(msg)
+
+
+def _requests(
+    control: int, command: str, thing: Thing, own: Collection[str]
+) -> list[Request]:
+    """Return what does it, with the numbers of links as they are now."""
+    is_up = True
+    requests: list[Request] = []
+    if isinstance(thing, Address):
+        dev = thing.dev
+        is_up = netdevice.interface_is_up(control, dev)
+        if thing.address.version == 6 and command != "del" and dev in own:
+            index = netdevice.interface_index(control, dev)
+            mac = netdevice.interface_mac(control, dev)
+            requests += add_link_local(dev, index, mac, is_up=is_up)
+    requests += change(
+        command,
+        thing,
+        lambda dev: netdevice.interface_index(control, dev),
+        is_up=is_up,
+    )
+    return requests
+
+
+async def _let_be_looked_for(space: Space, wanted: Address) -> None:
+    """Have the kernel ask who has an address, if that is wanted."""
+    is_looked_for = wanted.address.version == 6 and not wanted.nodad
+    if is_looked_for and isinstance(space, Namespace):
+        await space.sysctl(f"net/ipv6/conf/{wanted.dev}/accept_dad", 1)
 
 
 def _change_address(
@@ -187,6 +240,7 @@ def _change_address(
         broadcast,
         peer=wanted.peer,
         flags=flags,
+        scope=_scope_of(wanted),
         valid=wanted.valid,
         preferred=wanted.preferred,
     )
@@ -198,6 +252,13 @@ def _change_address(
         message = rtroute.get_route(address, index)
         requests.append(Request(words, message, orders.UNTIL_LOCAL))
     return requests
+
+
+def _scope_of(wanted: Address) -> int:
+    if wanted.scope is not None:
+        return _number(rtroute.SCOPES, wanted.scope)
+    is_own = wanted.address.version == 4 and wanted.address.ip.is_loopback
+    return rtroute.SCOPES["host" if is_own else "global"]
 
 
 def _change_route(command: str, wanted: Route, index_of: Callable[[str], int]) -> bytes:
@@ -222,10 +283,10 @@ def _change_route(command: str, wanted: Route, index_of: Callable[[str], int]) -
     )
 
 
-def _change_rule(command: str, wanted: Rule) -> bytes:
+def _change_rule(command: str, wanted: Rule, version: int) -> bytes:
     return rtroute.change_rule(
         command,
-        rtnetlink.AF_INET if wanted.version == 4 else rtnetlink.AF_INET6,
+        rtnetlink.AF_INET if version == 4 else rtnetlink.AF_INET6,
         wanted.action,
         table=wanted.table,
         source=wanted.source,
@@ -272,7 +333,9 @@ def find_index(space: Space, name: str, words: str) -> int:
 
     Raises:
         NetlinkError: There is none of that name; ``words`` could not be done.
+        ConfigurationError: There can be none.
     """
+    link_name(name)
     try:
         with control_socket(space) as sock:
             return netdevice.interface_index(sock, name)
@@ -287,8 +350,12 @@ def control_socket(space: Space) -> Generator[int]:
     Raises:
         OSError: It cannot be opened.
     """
-    with space.socket(socket.AF_INET, socket.SOCK_DGRAM, 0) as sock:
-        yield sock.fileno()
+    if isinstance(space, Namespace):
+        with space.control() as control:
+            yield control
+    else:
+        with space.socket(socket.AF_INET, socket.SOCK_DGRAM, 0) as sock:
+            yield sock.fileno()
 
 
 def _netlink_socket(space: Space) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 # What fits into a message to the keeper, with room for the largest order.
 _ORDERS_BYTES = messages.MAX_MESSAGE // 2
+
+# The longest are lists of ports and names; a page at most.
+_SYSCTL_BYTES = 1 << 16
+
+
+_CONTROL = socket.AF_INET, socket.SOCK_DGRAM, 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,24 @@ class Namespace:
         # The keeper made it non-blocking; the flag spares us to tell the kernel again.
         return socket.socket(family, nonblocking, protocol, fileno=descriptor)
 
+    @contextmanager
+    def control(self) -> Generator[int]:
+        """Lend a socket to ask about interfaces through; nothing else may be done.
+
+        It is a spare one before and after, so asking often takes no round trips.
+
+        Raises:
+            OSError: It cannot be opened.
+            ClosedError: The namespace was closed before.
+        """
+        sock = self.socket(*_CONTROL)
+        try:
+            yield sock.fileno()
+        finally:
+            family, kind, protocol = _CONTROL
+            wanted = int(family), int(kind | socket.SOCK_NONBLOCK), protocol
+            self._spares.keep(wanted, [sock.detach()])
+
     async def tap(self, name: str) -> int:
         """Make TAP interface ``name`` and return its descriptor, the caller's to close.
 
@@ -148,6 +173,27 @@ class Namespace:
         self._spares.drop()  # a socket keeps some settings of the time it was made
         with self._in_use() as descriptor:
             await self.home.channel.ask(messages.SYSCTL, body, [descriptor], wanted=0)
+
+    async def read_sysctl(self, name: str) -> str:
+        """Return the value of a sysctl of the namespace.
+
+        Args:
+            name: Path below ``/proc/sys``: ``net/ipv4/ip_forward``.
+
+        Raises:
+            OSError: There is no such sysctl, or it cannot be read.
+        """
+        with self._in_use() as descriptor:
+            [file] = await self.home.channel.ask(
+                messages.OPEN_SYSCTL, name.encode(), [descriptor], wanted=1
+            )
+        try:
+            return os.read(file, _SYSCTL_BYTES).decode(errors="replace").rstrip("\n")
+        except OSError as error:  # a folder, say
+            msg = f"sysctl {name}: {error.strerror}"
+            raise OSError(error.errno, msg) from None
+        finally:
+            os.close(file)
 
     async def carry_out(self, wanted: Sequence[Order], *others: int) -> None:
         """Have the kernel do things in the namespace; see `aioioth._keeper.orders`.

@@ -10,7 +10,7 @@ Source: ip-link(8), ip-address(8), ip-route(8), ip-neighbour(8), ip-rule(8).
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -25,11 +25,21 @@ from aioioth._ip import (
     parse_mac,
     parse_network,
 )
+from aioioth._said import (
+    check_family,
+    destination_of,
+    link_name,
+    number,
+    one_of,
+    router_of,
+    seconds,
+    words_of,
+)
 from aioioth.errors import ConfigurationError
 from aioioth.wire import rtroute
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = [
     "MAIN_TABLE",
@@ -37,6 +47,7 @@ __all__ = [
     "Link",
     "Neighbour",
     "NextHop",
+    "Qdisc",
     "Route",
     "Rule",
 ]
@@ -76,8 +87,8 @@ class Link:
         words = [f"{self.name} mtu {self.mtu} {state}"]
         if self.up and not self.carrier:
             words.append("no-carrier")
-        words += _words(("address", self.mac), ("master", self.master))
-        words += _words(("link", self.parent), ("type", self.kind or None))
+        words += words_of(("address", self.mac), ("master", self.master))
+        words += words_of(("link", self.parent), ("type", self.kind or None))
         return " ".join(words)
 
 
@@ -97,9 +108,10 @@ class Address:
         preferred: Seconds until new connections leave from other addresses; None for
             never, or as `valid`.
         noprefixroute: The kernel makes no route to the network that it is in.
+        scope: ``global``, ``link``, ``host``, or a number as text. None: what is usual
+            for the address.
 
     Attributes:
-        scope: ``global``, ``link``, ``host``, or a number as text.
         tentative: It cannot be used yet: others are being asked whether it is theirs.
         duplicated: Somebody else had it, so that it cannot be used at all.
         deprecated: Its `preferred` time is over.
@@ -137,14 +149,16 @@ class Address:
         if other is not None and other.version != interface.version:
             msg = f"address {interface} with peer {other}: one is IPv4, the other IPv6"
             raise ConfigurationError(msg)
-        valid = _seconds("valid", valid)
-        preferred = _seconds("preferred", preferred)
+        if scope is not None:
+            one_of("scope", scope, rtroute.SCOPES)
+        valid = seconds("valid", valid)
+        preferred = seconds("preferred", preferred)
         if preferred is not None and valid is not None and preferred > valid:
             msg = f"preferred={preferred}: not longer than valid={valid}"
             raise ConfigurationError(msg)
         vars(self).update(
             address=interface,
-            dev=dev,
+            dev=link_name(dev),
             peer=other,
             nodad=nodad,
             valid=valid,
@@ -164,8 +178,8 @@ class Address:
     @override
     def __str__(self) -> str:
         words = [str(self.address)]
-        words += _words(("peer", self.peer), ("dev", self.dev), ("scope", self.scope))
-        words += _words(("valid_lft", self.valid), ("preferred_lft", self.preferred))
+        words += words_of(("peer", self.peer), ("dev", self.dev), ("scope", self.scope))
+        words += words_of(("valid_lft", self.valid), ("preferred_lft", self.preferred))
         for word in ("tentative", "deprecated", "noprefixroute"):
             if getattr(self, word):
                 words.append(word)
@@ -198,13 +212,22 @@ class NextHop:
         if router is None and dev is None:
             msg = "a next hop needs via= or dev="
             raise ConfigurationError(msg)
-        weight = _number("weight", weight, 1, 256)
+        if dev is not None:
+            link_name(dev)
+        weight = number("weight", weight, 1, 256)
         vars(self).update(via=router, dev=dev, weight=weight)
 
     @override
     def __str__(self) -> str:
-        words = _words(("via", self.via), ("dev", self.dev))
+        words = words_of(("via", self.via), ("dev", self.dev))
         return " ".join(["nexthop", *words, f"weight {self.weight}"])
+
+
+def _checked_hops(hops: object) -> tuple[NextHop, ...]:
+    if isinstance(hops, Sequence) and all(isinstance(hop, NextHop) for hop in hops):
+        return tuple(hops)
+    msg = f"nexthops={hops!r}: must be a list of NextHop(via, dev, weight)"
+    raise ConfigurationError(msg)
 
 
 @dataclass(frozen=True)
@@ -215,7 +238,7 @@ class Route:
 
     Args:
         destination: A network: ``10.1.0.0/16``; or ``default``, of the address family
-            that `via` has, IPv4 without.
+            that `via` has.
         via: The router's address; with a link-local one say `dev`, too. An IPv6 router
             may lead to an IPv4 network.
         dev: Name of the interface.
@@ -264,28 +287,31 @@ class Route:
         scope: str | None = None,
         protocol: str = "boot",
     ) -> None:
-        router = (
-            None if via is None else parse_address(f"route to {destination} via", via)
-        )
-        network = _destination(destination, router, nexthops)
+        router = None if via is None else router_of(destination, via)
+        nexthops = _checked_hops(nexthops)
+        network = destination_of(destination, router, nexthops)
         sender = None if source is None else parse_address("source", source)
         for each in (router, *(hop.via for hop in nexthops)):
-            _check_family(network, each, sender)
+            check_family(network, each, sender)
+        if dev is not None:
+            link_name(dev)
         if nexthops and (via is not None or dev is not None):
             msg = f"route to {network}: either nexthops=, or via= and dev="
             raise ConfigurationError(msg)
-        lifetime = _seconds("lifetime", lifetime)
+        lifetime = seconds("lifetime", lifetime)
         if lifetime is not None and network.version == 4:
             msg = f"route to {network}: IPv4 routes have no lifetime; remove it in time"
             raise ConfigurationError(msg)
         if metric is None:
             metric = 0 if network.version == 4 else rtroute.IPV6_METRIC
-        metric = _number("metric", metric, 0, 0xFFFFFFFF)
-        table = _number("table", table, 1, 0xFFFFFFFF)
-        _one_of("kind", kind, rtroute.ROUTE_TYPES)
-        _one_of("protocol", protocol, rtroute.ROUTE_PROTOCOLS)
+        metric = number("metric", metric, 0, 0xFFFFFFFF)
+        table = number("table", table, 1, 0xFFFFFFFF)
+        if mtu is not None:
+            number("mtu", mtu, 1, 0xFFFFFFFF)
+        one_of("kind", kind, rtroute.ROUTE_TYPES)
+        one_of("protocol", protocol, rtroute.ROUTE_PROTOCOLS)
         if scope is not None:
-            _one_of("scope", scope, rtroute.SCOPES)
+            one_of("scope", scope, rtroute.SCOPES)
         vars(self).update(
             destination=network,
             via=router,
@@ -294,7 +320,7 @@ class Route:
             table=table,
             kind=kind,
             source=sender,
-            nexthops=tuple(nexthops),
+            nexthops=nexthops,
             mtu=mtu,
             onlink=onlink,
             lifetime=lifetime,
@@ -311,13 +337,15 @@ class Route:
     def __str__(self) -> str:
         words = [] if self.kind == "unicast" else [self.kind]
         words.append("default" if self.is_default else str(self.destination))
-        words += _words(("via", self.via), ("dev", self.dev))
+        words += words_of(("via", self.via), ("dev", self.dev))
         if self.table != MAIN_TABLE:
             words.append(f"table {self.table}")
         if self.metric != (rtroute.IPV6_METRIC if self.destination.version == 6 else 0):
             words.append(f"metric {self.metric}")
-        words += _words(("src", self.source), ("mtu", self.mtu), ("scope", self.scope))
-        words += _words(("expires", self.lifetime))
+        words += words_of(("src", self.source), ("mtu", self.mtu))
+        if self.scope != "global":
+            words += words_of(("scope", self.scope))
+        words += words_of(("expires", self.lifetime))
         if self.onlink:
             words.append("onlink")
         words += [str(hop) for hop in self.nexthops]
@@ -358,17 +386,22 @@ class Neighbour:
         proxy: bool = False,
     ) -> None:
         him = parse_address("neighbour", address)
-        _one_of("state", state, rtroute.NEIGHBOUR_STATES)
+        one_of("state", state, rtroute.NEIGHBOUR_STATES)
         if mac is not None:
             mac = parse_mac(mac)
         vars(self).update(
-            address=him, mac=mac, dev=dev, state=state, router=router, proxy=proxy
+            address=him,
+            mac=mac,
+            dev=link_name(dev),
+            state=state,
+            router=router,
+            proxy=proxy,
         )
 
     @override
     def __str__(self) -> str:
         words = ["proxy"] if self.proxy else []
-        words += [str(self.address), *_words(("lladdr", self.mac), ("dev", self.dev))]
+        words += [str(self.address), *words_of(("lladdr", self.mac), ("dev", self.dev))]
         if not self.proxy:
             words.append(f"nud {self.state}")
         if self.router:
@@ -389,8 +422,12 @@ class Rule:
         fwmark: Packets with this mark.
         fwmask: The bits of the mark that count.
         priority: Rules are looked at in this order. None: the kernel puts it first.
-        version: 4 or 6; needed only if no network says it.
+        version: 4 or 6. None: what the networks are, or both.
         action: ``lookup``, ``blackhole``, ``unreachable``, ``prohibit``.
+
+    Attributes:
+        partial: The kernel has more of it than is said here: ``not``, ``ipproto``,
+            ``uidrange``, ... `aioioth.Stack.netlink` has it all.
     """
 
     table: int
@@ -401,8 +438,9 @@ class Rule:
     fwmark: int | None = None
     fwmask: int | None = None
     priority: int | None = None
-    version: int = 4
+    version: int | None = None
     action: str = "lookup"
+    partial: bool = field(default=False, init=False)
 
     def __init__(  # noqa: PLR0913  (one keyword for each thing that can be said)
         self,
@@ -422,6 +460,8 @@ class Rule:
         to_net = (
             None if destination is None else parse_network("destination", destination)
         )
+        if version is not None:
+            number("version", version, 4, 6)
         said = {
             version,
             *(net.version for net in (from_net, to_net) if net is not None),
@@ -430,15 +470,18 @@ class Rule:
         if len(said) > 1 or not said <= {4, 6}:
             msg = f"rule from {source} to {destination}: say either IPv4 or IPv6"
             raise ConfigurationError(msg)
-        version = said.pop() if said else 4
-        _one_of("action", action, rtroute.RULE_ACTIONS)
+        version = said.pop() if said else None
+        for dev in (iif, oif):
+            if dev is not None:
+                link_name(dev)
+        one_of("action", action, rtroute.RULE_ACTIONS)
         if action == "lookup":
-            table = _number("table", table, 1, 0xFFFFFFFF)
+            table = number("table", table, 1, 0xFFFFFFFF)
         for word, value in (("fwmark", fwmark), ("fwmask", fwmask)):
             if value is not None:
-                _number(word, value, 0, 0xFFFFFFFF)
+                number(word, value, 0, 0xFFFFFFFF)
         if priority is not None:
-            _number("priority", priority, 0, 0xFFFFFFFF)
+            number("priority", priority, 0, 0xFFFFFFFF)
         if fwmark is not None and fwmask is None:
             fwmask = 0xFFFFFFFF
         vars(self).update(
@@ -452,62 +495,47 @@ class Rule:
             priority=priority,
             version=version,
             action=action,
+            partial=False,
         )
 
     @override
     def __str__(self) -> str:
-        words = _words(("priority", self.priority))
+        words = words_of(("priority", self.priority))
         words.append("from all" if self.source is None else f"from {self.source}")
-        words += _words(("to", self.destination), ("iif", self.iif), ("oif", self.oif))
+        words += words_of(
+            ("to", self.destination), ("iif", self.iif), ("oif", self.oif)
+        )
         if self.fwmark is not None:
             words.append(f"fwmark {self.fwmark:#x}/{self.fwmask:#x}")
         lookup = f"lookup {self.table}"
         words.append(lookup if self.action == "lookup" else self.action)
+        if self.partial:
+            words.append("...")
         return " ".join(words)
 
 
-def _destination(
-    text: str | IPNetwork, via: IPAddress | None, nexthops: Sequence[NextHop]
-) -> IPNetwork:
-    if text != "default":
-        return parse_network("destination", text)
-    routers = [via, *(hop.via for hop in nexthops)]
-    versions = {each.version for each in routers if each is not None}
-    return ipaddress.ip_network("::/0" if versions == {6} else "0.0.0.0/0")
+@dataclass(frozen=True)
+class Qdisc:
+    """A queueing discipline, as ``tc qdisc`` shows it.
+
+    Attributes:
+        kind: ``fq_codel``, ``tbf``, ...
+        dev: Name of the interface.
+        handle: ``8001:``.
+        parent: ``root``, ``ingress``, or a class: ``1:10``.
+        options: As pyroute2 decodes them.
+    """
+
+    kind: str
+    dev: str
+    handle: str
+    parent: str
+    options: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+    @override
+    def __str__(self) -> str:
+        where = self.parent if self.parent in _PLACES else f"parent {self.parent}"
+        return f"{self.kind} {self.handle} dev {self.dev} {where}"
 
 
-def _check_family(
-    network: IPNetwork, via: IPAddress | None, source: IPAddress | None
-) -> None:
-    # An IPv6 router may lead to an IPv4 network (RFC 5549), not the other way.
-    wrong = None
-    if via is not None and via.version == 4 and network.version == 6:
-        wrong = f"via {via}"
-    if source is not None and source.version != network.version:
-        wrong = f"src {source}"
-    if wrong is not None:
-        msg = f"route to {network} {wrong}: one is IPv4, the other IPv6"
-        raise ConfigurationError(msg)
-
-
-def _seconds(what: str, value: int | None) -> int | None:
-    # The largest number means for ever to the kernel, and is None here.
-    return None if value is None else _number(what, value, 0, rtroute.FOREVER - 1)
-
-
-def _number(what: str, value: object, least: int, most: int) -> int:
-    if not isinstance(value, int) or not least <= value <= most:
-        msg = f"{what}={value!r}: must be a number from {least} to {most}"
-        raise ConfigurationError(msg)
-    return value
-
-
-def _one_of(what: str, value: str, known: Mapping[str, int]) -> None:
-    """Check a word; the kernel may have numbers that have none."""
-    if value not in known and not value.isdecimal():
-        msg = f"{what}={value!r}: must be one of {', '.join(known)}"
-        raise ConfigurationError(msg)
-
-
-def _words(*pairs: tuple[str, object]) -> list[str]:
-    return [f"{word} {value}" for word, value in pairs if value is not None]
+_PLACES = {"root", "ingress"}

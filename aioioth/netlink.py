@@ -46,6 +46,7 @@ __all__ = ["Netlink"]
 # <linux/netlink.h>, <asm-generic/socket.h>, <linux/sock_diag.h>, Linux 6.1
 _SOL_NETLINK = 270
 _NETLINK_NO_ENOBUFS = 5
+_NETLINK_EXT_ACK = 11
 _SO_MEMINFO = 55
 _SK_MEMINFO_DROPS = 8
 _NLMSG_ERROR = 2
@@ -85,6 +86,8 @@ class Netlink(AsyncIPRoute):
         # An overflow shall not put the socket into an error, since libuv gives such a
         # descriptor up for good. The kernel's count of what it dropped tells as well.
         sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+        # Errors come with the kernel's own words, where it has any.
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         super().__init__(use_socket=sock, use_event_loop=asyncio.get_running_loop())
         self.request_proxy: Any = _Refusal()
         self._sock = sock
@@ -184,7 +187,10 @@ class Netlink(AsyncIPRoute):
         try:
             yield
         except PyrouteError as error:
-            raise NetlinkError(abs(error.code), request) from error
+            code = abs(error.code)
+            text = error.args[1]
+            detail = "" if text == os.strerror(code) else text
+            raise NetlinkError(code, request, detail) from error
         except OSError as error:  # what pyroute2 raises for ENOBUFS and the like
             raise NetlinkError(error.errno or errno.EIO, request) from error
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 from benchmarks import report, scale
 from benchmarks.closing import measure_closing
 from benchmarks.measures import MEASURES, Plan, measure_paths
+from benchmarks.netlink import measure_netlink
 from benchmarks.paths import MAIN, PATHS, TRANSPORTS
 from benchmarks.results import Machine, Results
 from benchmarks.running import ROOT, Workplace, build
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 _ISOLATE = ROOT / "tests" / "isolate.py"
 _ISOLATED = "AIOIOTH_BENCHMARKS_ISOLATED"
 
-_PARTS = ("paths", "scale", "closing", "streams")
+_PARTS = ("paths", "scale", "closing", "streams", "netlink")
 _GROUPS = {"main": MAIN, "transports": TRANSPORTS, "all": tuple(PATHS)}
 
 # What leaves something out of the page when it is given.
@@ -216,6 +217,8 @@ async def _run(arguments: argparse.Namespace, place: Workplace) -> Results:
         await measure_streams(place, 3, results, _tell)
     if "closing" in arguments.parts:
         await measure_closing(place, 15, results, _tell)
+    if "netlink" in arguments.parts:
+        await measure_netlink(place, 7, results, _tell)
     # Last: what a thousand namespaces leave in the kernel disturbs nobody.
     if "scale" in arguments.parts:
         await scale.measure_scale(

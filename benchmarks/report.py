@@ -8,6 +8,7 @@ from benchmarks.chart import Dot, Panel, chart
 from benchmarks.closing import CLOSING
 from benchmarks.goals import GOALS, further, quicker, shorter
 from benchmarks.measures import ELSEWHERE
+from benchmarks.netlink import WHO
 from benchmarks.results import ratios
 from benchmarks.streams import LOOPS, PLACES
 from benchmarks.tables import number, section, spread_of, table
@@ -38,6 +39,7 @@ def markdown(results: Results, image: str = "") -> str:
         _scale(results),
         _loop(results),
         _streams(results),
+        _netlink(results),
         _left_out(results),
         _method(results) if image else "",
     ]
@@ -244,6 +246,38 @@ def _streams(results: Results) -> str:
         "Client and server on one loop. In parentheses the ratio to plain asyncio on "
         "the host's lo in the same round; above 1 is better.",
         table(head, rows, numbers=True),
+    )
+
+
+_NETLINK_COLUMNS = {
+    "call": "an address, us",
+    "dump": "1,000 routes, ms",
+    "stacks": "100 stacks, ms",
+}
+
+
+def _netlink(results: Results) -> str:
+    rows = []
+    for who, title in WHO.items():
+        cells = [title]
+        for measure in _NETLINK_COLUMNS:
+            ours = results.figure("netlink-aioioth", measure)
+            theirs = results.figure(f"netlink-{who}", measure)
+            ratio = ratios(theirs, ours)
+            more = "" if who == "aioioth" else f" ({number(ratio.median)})"
+            cells.append(f"{number(theirs.median)}{more}" if theirs.known else "-")
+        if any(cell != "-" for cell in cells[1:]):
+            rows.append(cells)
+    if not rows:
+        return ""
+    return section(
+        "Configuring stacks",
+        "One address added; a dump of the IPv4 routes, as values, as pyroute2's "
+        "messages, or as text; an address, `up` and a default route in each of 100 "
+        "stacks at the same time. In parentheses how many times as long it takes as "
+        "with the stack's own methods in the same round; above 1, those are the better "
+        "ones. `ip` is started by a shell that is in the stack already.",
+        table(["", *_NETLINK_COLUMNS.values()], rows, numbers=True),
     )
 
 

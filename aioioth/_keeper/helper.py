@@ -207,6 +207,7 @@ class Keeper:
             messages.SOCKET: self._sockets,
             messages.TAP: self._tap,
             messages.SYSCTL: self._sysctl,
+            messages.OPEN_SYSCTL: self._open_sysctl,
         }
         self.user_namespace = user_namespace
         try:
@@ -398,6 +399,15 @@ class Keeper:
                 if not (line.startswith("?") and failure.errno == errno.ENOENT):
                     raise
         return []
+
+    @staticmethod
+    def _open_sysctl(name: bytes) -> list[int]:
+        """Open the file; it stays the namespace's wherever it is read."""
+        path = f"/proc/sys/{name.decode()}"
+        try:
+            return [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
+        except OSError as error:
+            raise StepError(error, f"sysctl {name.decode()}") from None
 
 
 def _close_later(descriptors: list[int]) -> None:

@@ -40,6 +40,7 @@ CHANNEL = 6  # body empty; no reply [one end of a new SEQPACKET pair ->]
 ORDERS = 7  # body: see `orders` [namespaces ->]
 MEETING = 8  # body: name of the socket [see `meeting.start` ->]
 CLOSE = 9  # body empty [what to close ->]
+OPEN_SYSCTL = 10  # body: its name [namespace -> the file, to read]
 
 NO_ANSWER = 0  # sequence number of a request that is not answered
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "NLMSG_ERROR",
     "NLM_F_ACK",
     "NLM_F_ACK_TLVS",
+    "NLM_F_APPEND",
     "NLM_F_CAPPED",
     "NLM_F_CREATE",
     "NLM_F_DUMP",
@@ -65,6 +67,7 @@ __all__ = [
     "RTM_NEWRULE",
     "RTM_SETLINK",
     "VETH_INFO_PEER",
+    "announcements",
     "attribute",
     "attributes",
     "del_link",
@@ -87,6 +90,7 @@ NLM_F_ACK = 0x4
 NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
 NLM_F_DUMP = 0x300
 NLM_F_CAPPED = 0x100  # of an answer: what was asked is not repeated in full
 NLM_F_ACK_TLVS = 0x200  # of an answer: the kernel says more
@@ -242,29 +246,34 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Return type and body of each message in what was received at once.
 
     Raises:
-        OSError: The kernel refused; with its own words, if it was asked to say any
-            (NETLINK_EXT_ACK) and did.
+        OSError: The kernel refused, a request or the rest of a dump; with its own
+            words, if it was asked to say any (NETLINK_EXT_ACK) and did.
     """
-    at = 0
-    while at < len(data):
-        size, kind, flags, *_ = _HEADER.unpack_from(data, at)
-        body = data[at + _HEADER.size : at + size]
-        if kind == NLMSG_ERROR and (code := -_ERROR.unpack_from(body)[0]):
-            name = errno.errorcode.get(code, str(code))
-            raise OSError(code, _explanation(body, flags) or name)
+    for kind, flags, body in announcements(data):
+        if kind in {NLMSG_ERROR, NLMSG_DONE}:
+            # At the end of a dump there may be none, or one that is positive.
+            code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
+            if code > 0:
+                name = errno.errorcode.get(code, str(code))
+                raise OSError(code, _explanation(kind, body, flags) or name)
         yield kind, body
+
+
+def announcements(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Return type, flags and body of each message in what was received at once."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, flags, *_ = _HEADER.unpack_from(data, at)
+        yield kind, flags, data[at + _HEADER.size : at + size]
         at += _aligned(max(size, _HEADER.size))
 
 
 def was_interrupted(data: bytes) -> bool:
-    """Return whether what a part of a dump says is not all of the same time."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, _, flags, *_ = _HEADER.unpack_from(data, at)
-        if flags & NLM_F_DUMP_INTR:
-            return True
-        at += _aligned(max(size, _HEADER.size))
-    return False
+    """Return whether a part of a dump is of another time than the one before."""
+    # Time is told when a part is begun: if one message is marked, the first is.
+    return any(
+        flags & NLM_F_DUMP_INTR for _, flags, _ in islice(announcements(data), 1)
+    )
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
@@ -278,12 +287,14 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _explanation(body: bytes, flags: int) -> str:
+def _explanation(kind: int, body: bytes, flags: int) -> str:
     """Return the kernel's words in an error; none if it said nothing."""
-    if not flags & NLM_F_ACK_TLVS:
-        return ""
-    asked = _HEADER.unpack_from(body, _ERROR.size)[0]
-    repeated = _HEADER.size if flags & NLM_F_CAPPED else _aligned(asked)
+    repeated = 0
+    if kind == NLMSG_ERROR:
+        if not flags & NLM_F_ACK_TLVS or len(body) < _ERROR.size + _HEADER.size:
+            return ""
+        asked = _HEADER.unpack_from(body, _ERROR.size)[0]
+        repeated = _HEADER.size if flags & NLM_F_CAPPED else _aligned(asked)
     told = attributes(body[_ERROR.size + repeated :])
     return told.get(_NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace")
 

@@ -13,6 +13,7 @@ from aioioth.wire.rtnetlink import (
     AF_INET,
     AF_INET6,
     NLM_F_ACK,
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
@@ -31,7 +32,7 @@ from aioioth.wire.rtnetlink import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     IPAddress = IPv4Address | IPv6Address
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADDRESS",
     "ADDRESS_TIMES",
+    "FIB_RULE_INVERT",
     "FOREVER",
     "FRA_DST",
     "FRA_FWMARK",
@@ -49,7 +51,9 @@ __all__ = [
     "FRA_IIFNAME",
     "FRA_OIFNAME",
     "FRA_PRIORITY",
+    "FRA_PROTOCOL",
     "FRA_SRC",
+    "FRA_SUPPRESS_PREFIXLEN",
     "FRA_TABLE",
     "HOP",
     "IFA_ADDRESS",
@@ -145,6 +149,9 @@ FRA_FWMARK = 10
 FRA_TABLE = 15
 FRA_FWMASK = 16
 FRA_OIFNAME = 17
+FRA_PROTOCOL = 21
+FRA_SUPPRESS_PREFIXLEN = 14
+FIB_RULE_INVERT = 2
 
 # iproute2's words for the kernel's numbers.
 ROUTE_TYPES = {
@@ -194,6 +201,8 @@ RULE = struct.Struct("=BBBBBxxBI")
 _FLAGS = {
     "add": NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
     "replace": NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+    # Of IPv6, besides others of the same destination and metric.
+    "append": NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
     "del": NLM_F_ACK,
 }
 
@@ -273,7 +282,7 @@ def change_route(  # noqa: PLR0913  (one keyword for each thing that can be said
         hops: Several of them, in place of these two.
         metric: 0 for the kernel's own.
         table: The routing table.
-        kind: As in ROUTE_TYPES.
+        kind: As in ROUTE_TYPES, or a number as text.
         scope: As in SCOPES; None for what is usual.
         protocol: As in ROUTE_PROTOCOLS.
         source: Our address to send from.
@@ -282,7 +291,7 @@ def change_route(  # noqa: PLR0913  (one keyword for each thing that can be said
         onlink: Whether the router is on the link although no network says so.
     """
     family = AF_INET if network.version == 4 else AF_INET6
-    flavour = ROUTE_TYPES[kind]
+    flavour = _number(ROUTE_TYPES, kind)
     if command == "del":
         # The kernel looks for what it is told, and nothing else.
         protocol = 0
@@ -364,7 +373,7 @@ def change_rule(  # noqa: PLR0913  (one keyword for each thing that can be said)
     """Return ``ip rule add`` or ``del``; see `aioioth.iproute.Rule`."""
     lengths = [0 if net is None else net.prefixlen for net in (destination, source)]
     small = table if table < 256 else 0
-    parts = [RULE.pack(family, *lengths, 0, small, RULE_ACTIONS[action], 0)]
+    parts = [RULE.pack(family, *lengths, 0, small, _number(RULE_ACTIONS, action), 0)]
     for kind, net in ((FRA_DST, destination), (FRA_SRC, source)):
         if net is not None:
             parts.append(attribute(kind, net.network_address.packed))
@@ -394,11 +403,18 @@ def route_type(body: bytes) -> int:
     return flavour
 
 
+def _number(words: Mapping[str, int], word: str) -> int:
+    return words[word] if word in words else int(word)
+
+
 def _usual_scope(family: int, kind: str, *, is_direct: bool) -> int:
     """Return the scope that iproute2 would give an IPv4 route; IPv6 has none."""
     if family == AF_INET and kind == "local":
         return SCOPES["host"]
-    if family == AF_INET and kind == "unicast" and is_direct:
+    if family == AF_INET and (
+        kind in {"broadcast", "multicast", "anycast"}
+        or (kind == "unicast" and is_direct)
+    ):
         return SCOPES["link"]
     return SCOPES["global"]
 

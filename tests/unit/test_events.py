@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aioioth.events import CarrierDown, CarrierUp, Event, EventStream
+from aioioth.events import CarrierDown, CarrierUp, Event, EventsLost, EventStream
 
 
 def ignore(_: EventStream) -> None:
@@ -56,13 +56,15 @@ async def test_close_unsubscribes_once() -> None:
     assert unsubscribed == [stream]
 
 
-async def test_a_slow_reader_loses_the_oldest() -> None:
+async def test_a_slow_reader_loses_the_oldest_and_is_told() -> None:
     stream = EventStream(ignore)
     for number in range(5000):
         stream.push(CarrierUp("vde0", number))
     stream.close()
     kept = [event async for event in stream]
-    assert kept == [CarrierUp("vde0", number) for number in range(5000 - 1024, 5000)]
+    missing, *rest = kept
+    assert missing == EventsLost("", 5000 - 1024)
+    assert rest == [CarrierUp("vde0", number) for number in range(5000 - 1024, 5000)]
 
 
 async def test_a_cancelled_reader_loses_nothing() -> None:

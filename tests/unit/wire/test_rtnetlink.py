@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, strategies as st
@@ -23,6 +24,27 @@ def test_attributes_come_back(values: dict[int, bytes]) -> None:
         rtnetlink.attribute(kind, value) for kind, value in values.items()
     )
     assert rtnetlink.attributes(packed) == values
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_messages(data: bytes) -> None:
+    with suppress(OSError):  # the kernel refused
+        for kind, body in rtnetlink.messages(data):
+            assert isinstance(kind, int)
+            assert body in data
+
+
+def test_a_dump_may_end_with_an_error() -> None:
+    words = rtnetlink.attribute(1, b"FIB table does not exist\0")
+    for told, text in (words, "FIB table does not exist"), (b"", "ENOENT"):
+        body = struct.pack("=i", -errno.ENOENT) + told
+        header = struct.pack("=IHHII", 16 + len(body), rtnetlink.NLMSG_DONE, 2, 1, 0)
+        with pytest.raises(OSError, match=text) as caught:
+            list(rtnetlink.messages(header + body))
+        assert caught.value.errno == errno.ENOENT
+    for end in b"", bytes(4), struct.pack("=i", 20):
+        header = struct.pack("=IHHII", 16 + len(end), rtnetlink.NLMSG_DONE, 2, 1, 0)
+        assert list(rtnetlink.messages(header + end)) == [(rtnetlink.NLMSG_DONE, end)]
 
 
 def test_an_error_has_the_kernels_words() -> None:
