@@ -1,9 +1,8 @@
 """A DNS client over the sockets of a stack: a stub resolver (RFC 1034 section 5.3.1).
 
-dnspython reads and writes the messages; the sockets and the waiting are ours, on any
-event loop. This module takes a while to import, so it is imported with the first query.
+This module takes a while to import, so it is imported with the first query.
 
-Source: RFC 1035, 2308 (negative answers), 6891 (EDNS), 7766 (TCP); resolv.conf(5).
+Source: RFC 1035, 2308 (negative answers); resolv.conf(5).
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ import ipaddress
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dns.exception
-import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.reversename
-from typing_extensions import override
 
-from aioioth._connecting import connect_socket
-from aioioth._names import Found, family_of, unknown_name
+from aioioth._dnsexchange import Exchange
+from aioioth._names import Found, unknown_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioioth._dnsexchange import OpenSocket, SocketAddress
     from aioioth._ip import IPAddress
 
 # As resolv.conf(5) has them; there, servers are asked one after the other.
@@ -40,9 +39,6 @@ TRIES = 2
 
 # For all that one lookup needs: search domains, TCP, servers without EDNS.
 TOTAL_SECONDS = 30.0
-
-# What passes every link without fragments; DNS flag day 2020.
-_PAYLOAD = 1232
 
 _CACHE_SIZE = 1000
 _CACHE_SECONDS = 3600.0  # a stack's addresses change with the program that uses it
@@ -54,9 +50,6 @@ _TYPES = {
 
 # What a host may be called by DNS: a name goes into logs and into certificates' checks.
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-
-OpenSocket = Callable[[int, int, int], socket.socket]
-SocketAddress = Callable[["IPAddress", int], Any]
 
 
 @dataclass(frozen=True)
@@ -98,8 +91,9 @@ class DnsClient:
     ) -> None:
         self._servers = servers
         self._domains = domains
-        self._open_socket = open_socket
-        self._socket_address = socket_address
+        self._exchange = Exchange(
+            open_socket, socket_address, seconds=TRY_SECONDS, tries=TRIES
+        )
         self._cache: OrderedDict[tuple[dns.name.Name, int], _Answer] = OrderedDict()
 
     async def addresses(self, name: str, families: Sequence[int]) -> Found:
@@ -231,12 +225,8 @@ class DnsClient:
         self, server: IPAddress, question: dns.name.Name, kind: dns.rdatatype.RdataType
     ) -> _Answer | str:
         """Return one server's answer, or why it has none that can be used."""
-        query = dns.message.make_query(question, kind, use_edns=0, payload=_PAYLOAD)
         try:
-            reply = await self._exchange(server, query)
-            if reply.rcode() == dns.rcode.FORMERR:  # older than EDNS
-                query.use_edns(False)
-                reply = await self._exchange(server, query)
+            reply = await self._exchange.ask(server, question, kind)
             if reply.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
                 return _read(reply)
         except TimeoutError:
@@ -246,119 +236,6 @@ class DnsClient:
         except (EOFError, dns.exception.DNSException) as error:
             return f"{server}: no proper answer ({type(error).__name__})"
         return f"{server}: {dns.rcode.to_text(reply.rcode())}"
-
-    async def _exchange(
-        self, server: IPAddress, query: dns.message.Message
-    ) -> dns.message.Message:
-        reply = await self._over_udp(server, query)
-        if reply.flags & dns.flags.TC:
-            async with asyncio.timeout(TRY_SECONDS):
-                reply = await self._over_tcp(server, query)
-        return reply
-
-    async def _over_udp(
-        self, server: IPAddress, query: dns.message.Message
-    ) -> dns.message.Message:
-        wire = query.to_wire()
-        mailbox = _Mailbox()
-        try:
-            transport = await self._udp_endpoint(server, mailbox)
-            for _ in range(TRIES):
-                transport.sendto(wire)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(TRY_SECONDS):
-                        return await mailbox.reply_to(query)
-        finally:
-            mailbox.close()
-        raise TimeoutError
-
-    async def _udp_endpoint(
-        self, server: IPAddress, mailbox: _Mailbox
-    ) -> asyncio.DatagramTransport:
-        sock = self._open_socket(family_of(server), socket.SOCK_DGRAM, 0)
-        try:
-            # The kernel then drops what others send, and reports what is refused.
-            sock.connect(self._socket_address(server, 53))
-        except OSError:
-            sock.close()
-            raise
-        # A transport, for uvloop's sock_recv() waits for ever when the answer is ICMP.
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: mailbox, sock=sock)
-        return transport
-
-    async def _over_tcp(
-        self, server: IPAddress, query: dns.message.Message
-    ) -> dns.message.Message:
-        with ExitStack() as undo:
-            sock = self._open_socket(family_of(server), socket.SOCK_STREAM, 0)
-            undo.callback(sock.close)
-            await connect_socket(sock, self._socket_address(server, 53))
-            reader, writer = await asyncio.open_connection(sock=sock)
-            undo.pop_all()
-            undo.callback(writer.transport.abort)
-            writer.write(query.to_wire(prepend_length=True))
-            size = int.from_bytes(await reader.readexactly(2))
-            reply = _parse(query, await reader.readexactly(size))
-        if reply is None:
-            raise EOFError
-        return reply
-
-
-class _Mailbox(asyncio.DatagramProtocol):
-    """What comes from one server; closes its transport, whenever that turns up."""
-
-    def __init__(self) -> None:
-        self._arrived: asyncio.Queue[bytes | OSError] = asyncio.Queue()
-        self._transport: asyncio.DatagramTransport | None = None
-        self._closed = False
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.DatagramTransport", transport)
-        if self._closed:  # uvloop comes so late when the one who waited is cancelled
-            self._transport.abort()
-
-    @override
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._arrived.put_nowait(data)
-
-    @override
-    def error_received(self, exc: Exception) -> None:
-        if isinstance(exc, OSError):
-            self._arrived.put_nowait(exc)
-
-    async def reply_to(self, query: dns.message.Message) -> dns.message.Message:
-        """Wait for the reply; what answers another question is passed over.
-
-        Raises:
-            OSError: The kernel, or a router, says that it will not come.
-        """
-        while True:
-            arrived = await self._arrived.get()
-            if isinstance(arrived, OSError):
-                raise arrived
-            reply = _parse(query, arrived)
-            if reply is not None:
-                return reply
-
-    def close(self) -> None:
-        """Close the transport and its socket. Idempotent."""
-        self._closed = True
-        if self._transport is not None:
-            self._transport.abort()
-
-
-def _parse(query: dns.message.Message, wire: bytes) -> dns.message.Message | None:
-    """Return the message; None if it is none, or no reply to the query."""
-    reply: dns.message.Message
-    try:
-        reply = dns.message.from_wire(wire, raise_on_truncation=True)
-    except dns.message.Truncated as error:
-        reply = cast("Any", error).message()
-    except dns.exception.DNSException:
-        return None
-    return reply if query.is_response(reply) else None
 
 
 def _read(reply: dns.message.Message) -> _Answer:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import shutil
 import socket
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 import aioioth
+from tests.interop.programs import name_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-DNSMASQ = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/sbin:/bin")
-
-pytestmark = pytest.mark.skipif(DNSMASQ is None, reason="not installed: dnsmasq")
 
 MANY = [f"10.1.0.{number}" for number in range(1, 201)]
 RECORDS = [
@@ -31,36 +25,11 @@ RECORDS = [
 ]
 
 
-@asynccontextmanager
-async def dnsmasq(stack: aioioth.Stack, address: str) -> AsyncIterator[None]:
-    assert DNSMASQ is not None
-    process = await stack.create_subprocess_exec(
-        DNSMASQ,
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--log-facility=-",
-        "--pid-file=",
-        f"--user={getpass.getuser()}",
-        "--no-resolv",
-        "--no-hosts",
-        "--bind-interfaces",
-        f"--listen-address={address}",
-        *RECORDS,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        await stack.wait_listening(address, 53, timeout=20)
-        yield
-    finally:
-        process.kill()
-        await process.wait()
-
-
 @pytest.fixture
 async def stack() -> AsyncIterator[aioioth.Stack]:
     async with (
         aioioth.Stack("memory://dns", ip="10.0.0.1/24") as far,
-        dnsmasq(far, "10.0.0.1"),
+        name_server(far, "10.0.0.1", *RECORDS),
         aioioth.Stack(
             "memory://dns",
             ip=["10.0.0.9/24", "fd00::9/64"],
