@@ -14,6 +14,10 @@ Where things are:
 * `aioioth.adapters`: aiohttp, httpx, uvicorn, redis and others on a stack
 * `aioioth.names`: what a name means in a stack
 * `aioioth.processes`: programs in a stack
+* `aioioth.iproute`: links, addresses, routes, neighbours and rules as values
+* `aioioth.configuration`: how far a stack has configured itself
+* `aioioth.servers`: DHCP, router advertisements, DNS; `aioioth.servers.Lan`
+* `aioioth.hashes`, `aioioth.otip`: addresses that are made of names
 * `aioioth.netlink`: pyroute2 on a stack, on any event loop
 * `aioioth.bridge`: a network inside the kernel, shared by programs
 * `aioioth.switch`: a learning switch inside the process
@@ -30,14 +34,17 @@ from aioioth import errors
 from aioioth._background import stacks
 from aioioth.bulk import open_stacks
 from aioioth.cable import Cable, CableStats
+from aioioth.configuration import Achieved
 from aioioth.default import current_stack
 from aioioth.events import (
     CarrierDown,
     CarrierUp,
+    Configured,
     Event,
     EventStream,
     InterfaceAdded,
     InterfaceRemoved,
+    Unconfigured,
 )
 from aioioth.guard import guard
 from aioioth.interfaces import Interface, InterfaceStats
@@ -48,10 +55,12 @@ from aioioth.streams import open_connection, start_server
 from aioioth.switch import Switch
 
 __all__ = [
+    "Achieved",
     "Cable",
     "CableStats",
     "CarrierDown",
     "CarrierUp",
+    "Configured",
     "Event",
     "EventStream",
     "Hosts",
@@ -63,6 +72,7 @@ __all__ = [
     "SocketInfo",
     "Stack",
     "Switch",
+    "Unconfigured",
     "current_stack",
     "errors",
     "guard",

@@ -73,6 +73,15 @@ class StackCalls:
         """The stack's own ``/etc/hosts``; may be changed at any time."""
         return self._names.hosts
 
+    def resolv_conf(self) -> str:
+        """Return the DNS servers and search domains as a file ``/etc/resolv.conf``.
+
+        Those that were given come first, then what DHCPv6, router advertisements and
+        DHCP told (see `aioioth.Stack.configure`). Programs that are started in the
+        stack get it as it is then.
+        """
+        return self._names.resolv_conf()
+
     async def getaddrinfo(
         self,
         host: str | bytes | None,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _SYSCTLS = (
     # Linux takes IPv4's settings over from the host (devconf_inherit_init_net).
     "net/ipv4/ip_forward=0",
+    # An address that is taken away shall not take others of its network with it.
+    "?net/ipv4/conf/all/promote_secondaries=1",
     "?net/ipv6/conf/default/addr_gen_mode=1",
     "?net/ipv6/conf/default/accept_ra=0",
     "?net/ipv6/conf/default/accept_dad=0",

@@ -13,22 +13,25 @@ from aioioth._drain import drain
 from aioioth._fork import forget_in_children
 from aioioth._kinds import open_netns
 from aioioth._namespace import Namespace
+from aioioth._netstate import Monitor
 from aioioth._preflight import descriptors_explained
 from aioioth._sharing import Sharing
 from aioioth._wiring import Wiring, home_of, is_at, reach
 from aioioth.errors import ConfigurationError
 from aioioth.interfaces import Interface
+from aioioth.iproute import Neighbour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from aioioth._autoconf.sources import Sources
+    from aioioth._iproute import Thing
     from aioioth._manager import Manager
     from aioioth._namespace import Home
     from aioioth._settings import Settings
     from aioioth._sharing import Description, Shared
     from aioioth.abc import Junction, Plug, Space, StackKind
     from aioioth.events import Event
-    from aioioth.iproute import Address, Neighbour, Route, Rule
     from aioioth.netlink import Netlink
 
 
@@ -50,6 +53,8 @@ class Running:
         inherited: Whether this is a forked child's copy: the parent owns everything but
             the space.
         belongings: What runs on the stack, and ends with it.
+        monitor: Follows what the kernel has in it, while somebody wants to know.
+        sources: Where its configuration comes from; None until somebody asks.
     """
 
     def __init__(self, manager: Manager, space: Space) -> None:
@@ -62,6 +67,8 @@ class Running:
         self._sharing: Sharing | None = None
         self._guest: ExitStack | None = None  # what an attached stack needs besides
         self.belongings: set[Belonging] = set()
+        self.monitor = Monitor(space)
+        self.sources: Sources | None = None
         forget_in_children(self)
 
     @classmethod
@@ -100,7 +107,12 @@ class Running:
             running = cls(manager, space)
             if isinstance(space, Namespace):
                 running.wiring = wiring = Wiring(
-                    label, space, manager.buffer, settings.device, notify
+                    label,
+                    space,
+                    manager.buffer,
+                    settings.device,
+                    monitor=running.monitor,
+                    notify=notify,
                 )
                 undo.callback(wiring.close)
                 for wanted, way in zip(settings.interfaces, ways, strict=True):
@@ -121,7 +133,11 @@ class Running:
             running = cls(manager, space)
             for each in shared.description.interfaces:
                 running._remote[each.name] = Interface(
-                    each.name, each.vnl, RemoteLink(each, space), space
+                    each.name,
+                    each.vnl,
+                    RemoteLink(each, space),
+                    space,
+                    running.monitor,
                 )
             running._guest = undo.pop_all()
         return running
@@ -143,12 +159,47 @@ class Running:
     @property
     def own_sockets(self) -> tuple[int, ...]:
         """Descriptors of sockets in the stack that are ours and not the user's."""
-        return () if self._netlink is None else (self._netlink.fileno(),)
+        netlink = () if self._netlink is None else (self._netlink.fileno(),)
+        sources = () if self.sources is None else self.sources.filenos
+        return netlink + self.monitor.filenos() + sources
 
     @property
     def interfaces(self) -> Mapping[str, Interface]:
         """What users see, by name."""
         return self._remote if self.wiring is None else self.wiring.interfaces
+
+    def check_renaming(self, old: str, new: str) -> None:
+        """Refuse another name for an interface that cannot have one.
+
+        Raises:
+            ConfigurationError: It is another process's, or configures itself; or the
+                name is taken.
+        """
+        if old not in self.interfaces:
+            return
+        if self.wiring is None:
+            msg = f"{old} can only be renamed by the process that made the stack"
+            raise ConfigurationError(msg)
+        if self.sources is not None:
+            self.sources.check_renaming(old)
+        if new != old and self.wiring.is_taken(new):
+            msg = f"{old} cannot be called {new}: there is one already"
+            raise ConfigurationError(msg)
+
+    def renamed(self, old: str, new: str) -> None:
+        """Know an interface by its new name."""
+        if self.wiring is not None and old in self.wiring.interfaces:
+            self.wiring.rename(old, new)
+            if self.sources is not None:
+                self.sources.rename(old, new)
+
+    def listen(self, tell: Callable[[Event], None]) -> None:
+        """Have ``tell`` called with what the kernel announces; see `Stack.events`."""
+        self.monitor.listen(tell)
+
+    def unlisten(self, tell: Callable[[Event], None]) -> None:
+        """End what `listen` began. Idempotent."""
+        self.monitor.unlisten(tell)
 
     def share(self, describe: Callable[[], Description]) -> str:
         """Start giving the stack to other processes; see `Stack.share`."""
@@ -163,6 +214,10 @@ class Running:
         """Let the last frames go, and leave; in a forked child that is the parent's."""
         if self.inherited:
             return
+        for belonging in list(self.belongings):
+            belonging.close()  # which may have to say goodbye
+        if self.sources is not None:
+            await self.sources.drain()
         links = () if self.wiring is None else self.wiring.links
         await drain(links)
         for link in links:
@@ -175,7 +230,13 @@ class Running:
         if not self.inherited:
             for belonging in list(self.belongings):
                 belonging.close()
-            for part in (self._sharing, self._netlink, self.wiring):
+            for part in (
+                self.sources,
+                self._sharing,
+                self._netlink,
+                self.monitor,
+                self.wiring,
+            ):
                 if part is not None:
                     part.close()
             if self._guest is not None:
@@ -193,22 +254,15 @@ class Running:
             self._guest.pop_all()
         weakref.finalize(self, self.space.close)
 
-    async def change(
-        self, command: str, thing: Address | Route | Neighbour | Rule
-    ) -> None:
+    async def change(self, command: str, *things: Thing) -> None:
         """Do ``ip address COMMAND ...`` and the like; see `Stack.add`."""
-        await _iproute.change_in(self.space, command, thing, own=self.interfaces)
+        await _iproute.change_in(self.space, command, *things, own=self.interfaces)
+        self.changed(*things)
 
-    async def sysctl(self, name: str, value: str | int) -> None:
-        """Write a sysctl; see `Stack.sysctl`."""
-        if not isinstance(self.space, Namespace):
-            msg = "this kind of stack has no sysctls of its own"
-            raise ConfigurationError(msg)
-        path = name if "/" in name else name.replace(".", "/")
-        if not path.startswith("net/") or ".." in path or "\n" in f"{path}{value}":
-            msg = f"{name!r} is no sysctl of a stack: they begin with 'net.'"
-            raise ConfigurationError(msg)
-        await self.space.sysctl(path, value)
+    def changed(self, *things: Thing) -> None:
+        """Look at what the kernel does not announce."""
+        if any(isinstance(thing, Neighbour) and thing.proxy for thing in things):
+            self.monitor.refresh()
 
 
 async def _make_space(kind: StackKind, label: str, home: Home | None) -> Space:

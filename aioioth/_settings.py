@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aioioth._ip import IPAddress, IPInterface, parse_ip, parse_mac
+from aioioth import _ip
+from aioioth._ip import IPAddress, IPInterface, parse_ip
 from aioioth.errors import ConfigurationError
 from aioioth.networks import find_network
 
@@ -181,7 +182,7 @@ class Settings:
                 vnl=network.vnl,
                 transport=network.transport,
                 mtu=_parse_mtu(mtus.get(name), name, ipv6=name in with_ipv6),
-                mac=_parse_mac(macs.get(name)),
+                mac=None if macs.get(name) is None else parse_mac(macs[name]),
                 ipv6=name in with_ipv6,
             )
             for name, network in networks.items()
@@ -266,10 +267,13 @@ def _parse_mtu(mtu: object, name: str, *, ipv6: bool) -> int | None:
     return mtu
 
 
-def _parse_mac(mac: object) -> str | None:
-    if mac is None:
-        return None
-    mac = parse_mac(mac)
+def parse_mac(mac: object) -> str:
+    """Return a MAC address that an interface can have.
+
+    Raises:
+        ConfigurationError: It is none, or a group's.
+    """
+    mac = _ip.parse_mac(mac)
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         msg = f"mac={mac!r}: a multicast or all-zero address cannot be an interface's"
         raise ConfigurationError(msg)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import TypeIs
 
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from aioioth._device import Device
     from aioioth._ip import IPInterface
     from aioioth._namespace import Home, Namespace
+    from aioioth._netstate import Monitor
     from aioioth._settings import Gateway, InterfaceSettings
     from aioioth.abc import FrameTransport, Junction, Plug
     from aioioth.events import Event
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("aioioth")
 
@@ -53,6 +56,7 @@ class Wiring:
         space: The stack's namespace; stays the stack's.
         buffer: Shared by the pumps of the loop.
         device: ``tap``, ``packet``, or None for what works.
+        monitor: Follows what the kernel has in the stack.
         notify: Called with each event.
 
     Attributes:
@@ -66,6 +70,8 @@ class Wiring:
         space: Namespace,
         buffer: memoryview,
         device: str | None,
+        *,
+        monitor: Monitor,
         notify: Callable[[Event], None],
     ) -> None:
         self.interfaces: dict[str, Interface] = {}
@@ -73,6 +79,7 @@ class Wiring:
         self._space = space
         self._buffer = buffer
         self.device = device
+        self._monitor = monitor
         self._notify = notify
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, Link | KernelLink] = {}
@@ -182,6 +189,14 @@ class Wiring:
                 self._notify(InterfaceRemoved(name))
         await self.until_free(name)
 
+    def rename(self, old: str, new: str) -> None:
+        """Know an interface by its new name; its place among them stays."""
+        _rename(self._links, old, new)
+        _rename(self._numbers, old, new)
+        _rename(self.interfaces, old, new)
+        self._links[new].name = new
+        self.interfaces[new].name = new
+
     @contextmanager
     def reserved(self, name: str) -> Generator[None]:
         """Have `is_taken` say so while the block lasts."""
@@ -263,7 +278,9 @@ class Wiring:
         undo.callback(link.leave)
         self._links[name] = link
         undo.callback(self._forget, name)
-        self.interfaces[name] = Interface(name, wanted.vnl, link, self._space)
+        self.interfaces[name] = Interface(
+            name, wanted.vnl, link, self._space, self._monitor
+        )
 
     def _next_index(self) -> int:
         index, self._free_number = self._free_number, self._free_number + 1
@@ -361,6 +378,12 @@ def home_of(way: Plug | Junction) -> Home | None:
 def is_at(way: Plug | Junction, home: Home) -> bool:
     """Whether the kernel can lead to a network from stacks that are at a home."""
     return home_of(way) in {None, home}
+
+
+def _rename(known: dict[str, _T], old: str, new: str) -> None:
+    items = [(new if name == old else name, it) for name, it in known.items()]
+    known.clear()
+    known.update(items)
 
 
 def _is_junction(way: Plug | Junction) -> TypeIs[Junction]:

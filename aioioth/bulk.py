@@ -65,9 +65,13 @@ class open_stacks:  # noqa: N801  (it is called like a function)
         if count < 0:
             msg = f"{count} stacks: expected 0 or more"
             raise ConfigurationError(msg)
-        if settings.get("mac") is not None:
-            msg = "mac: two stacks with the same one do not hear each other; leave it"
-            raise ConfigurationError(msg)
+        for each in ("mac", "fqdn"):
+            if settings.get(each) is not None:
+                msg = (
+                    f"{each}: two stacks with the same MAC address do not hear each "
+                    f"other; leave it out"
+                )
+                raise ConfigurationError(msg)
         networks: list[Any] = [find_network(vnl) for vnl in vnls]
         self._stacks = [
             Stack(

@@ -13,8 +13,10 @@ What sockets raise inside streams is never wrapped: a refused connection is
     ├── KeeperError (OSError)                 outside: the helper process failed
     ├── ConfigurationError (ValueError)       you: an argument cannot be right
     │   ├── VnlError                          ... and the place in the VNL
+    │   ├── ConfigStringError                 ... and the place in the string
     │   └── UnknownPluginError
     │       └── UnknownSchemeError
+    ├── NotConfiguredError (TimeoutError)     outside: no server told us our addresses
     ├── MissingPrivilegeError (PermissionError)   the kernel refused; says what to do
     └── NetlinkError (OSError)                the kernel refused a configuration request
 
@@ -39,12 +41,14 @@ __all__ = [
     "BrokenTransportError",
     "BusyError",
     "ClosedError",
+    "ConfigStringError",
     "ConfigurationError",
     "HandshakeTimeoutError",
     "KeeperError",
     "LeakError",
     "MissingPrivilegeError",
     "NetlinkError",
+    "NotConfiguredError",
     "UnclosedCableWarning",
     "UnclosedStackWarning",
     "UnknownPluginError",
@@ -200,6 +204,22 @@ def _pointed_at(text: str, position: int) -> str:
     return f"  {before}{after}\n  {' ' * columns}^"
 
 
+class ConfigStringError(ConfigurationError):
+    """A configuration string makes no sense; the message shows where.
+
+    Attributes:
+        text: All of it.
+        position: Where in it, from 0.
+        reason: What was expected, in words.
+    """
+
+    def __init__(self, text: str, position: int, reason: str) -> None:
+        self.text = text
+        self.position = position
+        self.reason = reason
+        super().__init__(f"{reason}\n{_pointed_at(text, position)}")
+
+
 class UnknownPluginError(ConfigurationError):
     """No installed distribution registers the wanted name.
 
@@ -264,6 +284,21 @@ class NetlinkError(AioiothError, OSError):
         self.request = request
         reason = os.strerror(errno) + (f" ({detail})" if detail else "")
         super().__init__(errno, f"{request}: {reason}")
+
+
+class NotConfiguredError(AioiothError, TimeoutError):
+    """Nobody on the network told a stack its addresses in time.
+
+    Attributes:
+        sources: Who was asked and did not answer, as ``dhcp on vde0``.
+    """
+
+    def __init__(self, stack: str, sources: Sequence[str], seconds: float) -> None:
+        self.sources: tuple[str, ...] = tuple(sources)
+        super().__init__(
+            f"{stack}: no answer within {seconds:g} s to {', '.join(sources)}. "
+            f"Is there a server on the network? timeout=0 does not wait for it"
+        )
 
 
 class UnclosedCableWarning(RuntimeWarning):

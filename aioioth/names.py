@@ -29,7 +29,7 @@ from aioioth._names import AddressInfo, Found, Request, unknown_name
 from aioioth.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from aioioth._dns import DnsClient
     from aioioth._ip import IPAddress
@@ -66,8 +66,10 @@ class Resolver:
         open_socket: Callable[[int, int, int], socket.socket],
     ) -> None:
         self._hosts = as_hosts(hosts)
-        self._servers = [_check_server(each) for each in listed(dns)]
-        self._domains = [check_domain("domain", each) for each in listed(domain)]
+        self._given = tuple(_check_server(each) for each in listed(dns))
+        self._given_domains = tuple(check_domain("domain", d) for d in listed(domain))
+        self._servers = self._given
+        self._domains = self._given_domains
         self._open_socket = open_socket
         self._client: DnsClient | None = None
 
@@ -75,6 +77,29 @@ class Resolver:
     def hosts(self) -> Hosts:
         """The table that is looked at before any server is asked."""
         return self._hosts
+
+    @property
+    def servers(self) -> tuple[IPAddress, ...]:
+        """Who is asked about other names, those learned from the network last."""
+        return self._servers
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Where names are searched that have no dot in them."""
+        return self._domains
+
+    def learn(self, servers: Iterable[IPAddress], domains: Iterable[str]) -> None:
+        """Use what the network says besides what was given; called by the stack.
+
+        Args:
+            servers: In place of those that were learned before.
+            domains: Likewise.
+        """
+        wanted = tuple(dict.fromkeys((*self._given, *servers)))
+        searched = tuple(dict.fromkeys((*self._given_domains, *domains)))
+        if (wanted, searched) != (self._servers, self._domains):
+            self._servers, self._domains = wanted, searched
+            self._client = None  # what it remembers may be another network's
 
     def resolv_conf(self) -> str:
         """Return servers and domains as the lines of a file ``/etc/resolv.conf``."""
@@ -158,7 +183,7 @@ class Resolver:
             with self._open_socket(
                 _names.family_of(address), socket.SOCK_DGRAM, 0
             ) as probe:
-                probe.connect(self._socket_address(address, 9))  # sends nothing
+                probe.connect(self.socket_address(address, 9))  # sends nothing
         except OSError:
             return True, address.version == 4
         return False, address.version == 4
@@ -241,7 +266,7 @@ class Resolver:
                 self._servers,
                 self._domains,
                 open_socket=self._open_socket,
-                socket_address=self._socket_address,
+                socket_address=self.socket_address,
             )
         return self._client
 
@@ -267,7 +292,12 @@ class Resolver:
         with self._open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0) as sock:
             return netdevice.interface_name(sock.fileno(), index)
 
-    def _socket_address(self, address: IPAddress, port: int) -> Any:  # noqa: ANN401
+    def socket_address(self, address: IPAddress, port: int) -> Any:  # noqa: ANN401
+        """Return what sockets of the stack call an address, its scope looked up.
+
+        Raises:
+            OSError: There is no such interface.
+        """
         return _names.socket_address(address, port, self._interface_index)
 
 

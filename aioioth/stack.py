@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import socket
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from typing_extensions import override
 
-from aioioth import _sharing
+from aioioth import _configstring, _sharing
+from aioioth._autoconf import wanted
 from aioioth._background import carried, carried_call
 from aioioth._calls import StackCalls
 from aioioth._configuring import StackConfiguring
@@ -17,18 +19,24 @@ from aioioth._namespace import Namespace
 from aioioth._owned import Owned
 from aioioth._plugins import load_kind
 from aioioth._running import Running
+from aioioth._selfconfiguring import TIMEOUT, StackSelfConfiguring
 from aioioth._settings import Settings
 from aioioth._sockets import SocketInfo, describe
 from aioioth.errors import BusyError, ConfigurationError, UnclosedStackWarning
+from aioioth.events import CarrierUp
+from aioioth.hashes import hash_mac
 from aioioth.names import Resolver
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
+    from aioioth._autoconf.sources import Sources
     from aioioth._ip import IPAddress, IPInterface
     from aioioth._manager import Manager
     from aioioth._running import Belonging
     from aioioth.abc import FrameTransport
+    from aioioth.events import Event
     from aioioth.interfaces import Interface, InterfaceStats
     from aioioth.names import HostAddresses, Hosts
     from aioioth.netlink import Netlink
@@ -40,7 +48,7 @@ __all__ = ["SocketInfo", "Stack"]
 _numbers = itertools.count(1)
 
 
-class Stack(Owned[Running], StackConfiguring, StackCalls):
+class Stack(Owned[Running], StackConfiguring, StackSelfConfiguring, StackCalls):
     """A TCP/IP stack of its own: interfaces, addresses, routes, ports.
 
     Use it as ``async with Stack("vde:///tmp/sw", ip="10.0.0.50/24") as stack:``, or
@@ -53,7 +61,8 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
             ... or as a name in front says: ``"eth1:vde:///tmp/sw"``. Also a `Switch`.
         kind: ``netns`` (also ``vdestack``), ``kernel`` for the host's own stack, or
             what a plug-in registers.
-        name: Shown in messages and by switches.
+        name: Shown in messages and by switches; also told to DHCP servers, if there is
+            no fqdn, and it can be a host's.
         ip: Addresses with prefix length, for the first interface; or a mapping from
             interfaces to addresses.
         gw: Default gateways; a link-local one as ``fe80::1%vde0``.
@@ -64,6 +73,17 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
             are not in `hosts` are not found.
         domain: Where names are searched first that have no dot in them.
         hosts: Names and their addresses; a `Hosts` may be shared between stacks.
+        dhcp: Lease an IPv4 address for the first interface from a DHCP server on its
+            network; or names of interfaces. `open` waits for it, and the lease is
+            renewed in the background; see `configure`.
+        dhcp6: Ask for IPv6 addresses and DNS servers, likewise.
+        ra: Do what router advertisements say: IPv6 addresses, default routes, DNS
+            servers; likewise.
+        fqdn: The stack's name in the network: DHCP servers are told, and the first
+            interface's MAC address, and its address in a router's network, are made of
+            it; see `aioioth.hashes`.
+        timeout: Seconds that `open` waits for the answers to dhcp, dhcp6 and ra. 0: not
+            at all; they are dealt with whenever they come.
         device: ``tap`` or ``packet`` for the way frames take; None: a TAP where
             /dev/net/tun opens, otherwise a packet socket behind a veth pair.
         pump_thread: Move its frames in a thread of aioioth's, so that they do not wait
@@ -89,6 +109,11 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
         dns: str | IPAddress | Sequence[str | IPAddress] = (),
         domain: str | Sequence[str] = (),
         hosts: Hosts | Mapping[str, HostAddresses] | None = None,
+        dhcp: bool | str | Sequence[str] = False,
+        dhcp6: bool | str | Sequence[str] = False,
+        ra: bool | str | Sequence[str] = False,
+        fqdn: str | None = None,
+        timeout: float = TIMEOUT,
         device: str | None = None,
         pump_thread: bool = False,
     ) -> None:
@@ -98,13 +123,76 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
         )
         self._kind_name = kind
         self._kind = load_kind(kind)
+        if fqdn is not None:
+            fqdn = wanted.check_fqdn(fqdn)
+            mac = hash_mac(fqdn) if mac is None and vnls else mac
         self._settings = Settings.check(
             vnls, ip=ip, gw=gw, mtu=mtu, mac=mac, device=device
         )
         self._names = Resolver(hosts, dns, domain, open_socket=self.socket)
-        self._dns, self._domain = dns, domain
+        self._wanted = wanted.at_open(
+            [each.name for each in self._settings.interfaces],
+            dhcp=dhcp,
+            dhcp6=dhcp6,
+            ra=ra,
+        )
+        # What others on the network may know it by.
+        self._fqdn, self._hostname = fqdn, wanted.hostname(name)
+        self._timeout = wanted.check_timeout(timeout)
         self._shared_at: str | None = None
         self._owners_name = False
+
+    @classmethod
+    def from_config(
+        cls, text: str, /, *vnls: str | FrameTransport, **options: Any
+    ) -> Self:
+        """Return the stack that a configuration string describes, not open yet.
+
+        ``Stack.from_config("vnl=vde:///tmp/sw,eth,ip=10.0.0.1/24")``. Opening it waits
+        for what is to come from the network, up to ``timeout`` seconds.
+
+        Args:
+            text: See the reference, "The configuration string".
+            *vnls: Networks, in place of ``vnl=`` in the text.
+            **options: Further arguments of `Stack`: ``name="web"``.
+
+        Raises:
+            ConfigStringError: The text makes no sense; the message shows where.
+            ConfigurationError: An argument cannot be right.
+        """
+        parsed = _configstring.parse(text)
+        if parsed.vnl is not None:
+            if vnls:
+                msg = f"either vnl={parsed.vnl} in the text, or VNLs as arguments"
+                raise ConfigurationError(msg)
+            vnls = (parsed.vnl,)
+        if parsed.stack is not None:
+            options.setdefault("kind", parsed.stack)
+        stack = cls(*vnls, **options)
+        stack._wanted += (parsed.wanted,)
+        return stack
+
+    @classmethod
+    def from_toml(cls, source: str | os.PathLike[str], /, **options: Any) -> Self:
+        """Return the stack that a TOML text describes, not open yet.
+
+        Args:
+            source: The text; or a `pathlib.Path`, which is read. See the reference,
+                "The configuration string".
+            **options: Arguments of `Stack` that are not in it: ``hosts=table``.
+
+        Raises:
+            ConfigurationError: It is no TOML, or something in it cannot be right.
+            OSError: The file cannot be read.
+        """
+        # Not at the top: few programs have any.
+        from aioioth import _configtoml
+
+        known = inspect.signature(cls).parameters.keys() - {"vnls"}
+        described = _configtoml.parse(source, known)
+        stack = cls(*described.vnls, **described.options, **options)
+        stack._wanted += described.wanted
+        return stack
 
     # What it is
 
@@ -267,20 +355,59 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
     async def _start(self, manager: Manager) -> Running:
         label = f"aioioth {self._name}"
         if self._shared_at is None:
-            return await Running.open(
+            running = await Running.open(
                 self._settings, self._kind, label, manager, self._notify
             )
+            if self._wanted:
+                await self._configure_new(running)
+            return running
         with contextlib.closing(await _sharing.fetch(self._shared_at)) as shared:
             running = await Running.attach(shared, label, manager)
         told = shared.description
         if self._owners_name:
             self._name = told.name
         self._kind_name = told.kind
-        self._dns, self._domain = told.dns, told.domain
         self._names = Resolver(
             told.hosts, told.dns, told.domain, open_socket=self.socket
         )
         return running
+
+    async def _configure_new(self, running: Running) -> None:
+        try:
+            sources = self._sources_of(running)
+            await sources.configure_all(self._wanted, self._timeout)
+        except BaseException:
+            running.close()
+            raise
+
+    @override
+    def _notify(self, event: Event) -> None:
+        super()._notify(event)
+        sources = None if self._running is None else self._running.sources
+        if isinstance(event, CarrierUp) and sources is not None:
+            sources.refresh(event.interface)
+
+    @override
+    def _sources(self) -> Sources:
+        return self._sources_of(self._own_parts())
+
+    def _sources_of(self, parts: Running) -> Sources:
+        if parts.sources is None:
+            # Not at the top: most stacks are told what they are by their program.
+            from aioioth._autoconf.sources import Sources
+
+            parts.sources = Sources(
+                str(self),
+                space=parts.space,
+                own=parts.interfaces,
+                monitor=lambda: parts.monitor,
+                resolver=self._names,
+                notify=self._notify,
+            )
+            parts.sources.introduce(self._fqdn, self._hostname)
+            for dev, items in wanted.given(self._settings):
+                parts.sources.take_over(dev, items)
+        return parts.sources
 
     def _refuse_sockets(self) -> None:
         if users := self.sockets():
@@ -348,8 +475,8 @@ class Stack(Owned[Running], StackConfiguring, StackCalls):
                 for each in self.interfaces.values()
             ),
             hosts=_sharing.plain_hosts(self.hosts),
-            dns=tuple(_sharing.plain_list(self._dns)),
-            domain=tuple(_sharing.plain_list(self._domain)),
+            dns=tuple(map(str, self._names.servers)),
+            domain=self._names.domains,
         )
 
     # Sockets

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite(
     "tests.kernel.bridges",
     "tests.kernel.children",
+    "tests.kernel.dhcp4_hosts",
+    "tests.kernel.dhcp6_hosts",
     "tests.kernel.hosts",
+    "tests.kernel.routers",
     "tests.kernel.traffic",
     "tests.unit.segments",
     "tests.unit.steps",

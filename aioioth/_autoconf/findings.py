@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aioioth._ip import IPAddress, IPNetwork
+    from ipaddress import IPv6Network
+
+    from aioioth._ip import IPAddress
     from aioioth.iproute import Address, Route
 
 
@@ -28,4 +30,4 @@ class Findings:
     dns: tuple[IPAddress, ...] = ()
     domains: tuple[str, ...] = ()
     mtu: int | None = None
-    prefixes: tuple[IPNetwork, ...] = ()
+    prefixes: tuple[IPv6Network, ...] = ()

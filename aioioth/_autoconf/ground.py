@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Collection
 
     from aioioth._autoconf.findings import Findings
@@ -36,7 +38,8 @@ class Ground:
     """One interface, for one source.
 
     Attributes:
-        space: Where sockets are made; the stack's.
+        space: The stack's, for what is not a socket.
+        sockets: Those that were made here, as long as they live.
         dev: Name of the interface.
         index: The kernel's number for it.
         mac: Its MAC address, 6 bytes.
@@ -54,6 +57,18 @@ class Ground:
     label: str
     fqdn: str | None
     apply: Apply
+    sockets: WeakSet[socket.socket] = field(default_factory=WeakSet)
+
+    def socket(self, family: int, kind: int, protocol: int) -> socket.socket:
+        """Open a non-blocking socket in the stack, which is none of the user's.
+
+        Raises:
+            OSError: What ``socket()`` raises.
+            ClosedError: The stack was closed before.
+        """
+        sock = self.space.socket(family, kind, protocol)
+        self.sockets.add(sock)
+        return sock
 
 
 class Source(Protocol):

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Self
 from typing_extensions import override
 
 from aioioth._background import Resident, carried, carried_call
+from aioioth._opening import Opening
 from aioioth._receiver import Receiver
 from aioioth.errors import BusyError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine
-    from types import TracebackType
 
     from aioioth._receiver import Datagram
     from aioioth.stack import Stack
 
 
-class Server(Resident):
+class Server(Resident, Opening):
     """Something that answers on a stack, from `open` to `aclose`.
 
     It runs on the stack's event loop (with ``pump_thread`` in that thread), and ends
@@ -47,6 +47,7 @@ class Server(Resident):
     def _in_thread(self) -> bool:
         return self._stack.lives_in_thread
 
+    @override
     @carried
     async def open(self) -> Self:
         """Start to answer; returns itself.
@@ -54,7 +55,8 @@ class Server(Resident):
         Raises:
             BusyError: It is open already.
             ClosedError: The stack is not open.
-            OSError: A port is taken (EADDRINUSE), an interface is not there, ...
+            ConfigurationError: There is no such interface, or it lacks an address.
+            OSError: A port is taken (EADDRINUSE), ...
 
         Cancellation:
             Nothing is left behind.
@@ -73,6 +75,7 @@ class Server(Resident):
             raise
         return self
 
+    @override
     @carried
     async def aclose(self) -> None:
         """Stop answering; what is being answered is given up. Idempotent.
@@ -94,17 +97,6 @@ class Server(Resident):
         if undo is not None:
             undo.close()
 
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
     @abstractmethod
     async def _start(self) -> None:
         """Open sockets and start tasks, by way of the methods below."""
@@ -118,7 +110,11 @@ class Server(Resident):
         return receiver
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
-        """Run a coroutine until it returns, or until it is closed."""
+        """Run a coroutine until it returns, or until it is closed.
+
+        It may be cancelled before it begins, and reach no ``finally`` then: what has to
+        be undone in any case belongs to `_at_end`.
+        """
         task = asyncio.get_running_loop().create_task(work, name=f"aioioth: {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -307,7 +307,7 @@ async def test_sealed_through_vde_switch(
         for host in OUR_HOSTS:
             assert await ask(other, host, 7, text) == text
         assert "1 received" in await ping(there, "-M do -s 1425 -W 5", OUR_HOSTS[0])
-        streams = [stack.events() for stack in (us, other)]
+        streams = [stack.events(aioioth.events.StackEvent) for stack in (us, other)]
         vde_switch.kill()
         for events in streams:
             assert isinstance(await anext(events), aioioth.CarrierDown)

@@ -58,7 +58,7 @@ async def test_the_switch_is_killed_and_comes_back(
 ) -> None:
     async with two_stacks(vde_switch.vnl, device, echo) as stacks:
         client = stacks[0]
-        streams = [stack.events() for stack in stacks]
+        streams = [stack.events(aioioth.events.StackEvent) for stack in stacks]
         assert await carrier(client)
         async with asyncio.timeout(3 * PATIENCE):
             reader, writer = await client.open_connection("10.0.0.1", 7)

@@ -347,8 +347,10 @@ def _told_of_vlans(message: bytes) -> tuple[int, dict[int, int]]:
         socket.AF_BRIDGE if hasattr(socket, "AF_BRIDGE") else 7,
         77,
     )
-    spec = rtnetlink.attributes(message[32:])
-    inside = spec[rtnetlink.IFLA_AF_SPEC | rtnetlink.NLA_F_NESTED]
+    attributes = message[32:]
+    [(_, kind_of_attribute)] = struct.iter_unpack("=HH", attributes[:4])
+    assert kind_of_attribute == rtnetlink.IFLA_AF_SPEC | rtnetlink.NLA_F_NESTED
+    inside = rtnetlink.attributes(attributes)[rtnetlink.IFLA_AF_SPEC]
     found = {}
     for at in range(0, len(inside), 8):
         length, attribute, flags, vlan = struct.unpack_from("=HHHH", inside, at)

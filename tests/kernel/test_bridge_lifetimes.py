@@ -18,6 +18,7 @@ import trio
 import aioioth
 from aioioth import CarrierDown, CarrierUp, _manager, errors
 from aioioth._keeper import meeting
+from aioioth.events import StackEvent
 from aioioth.netlink import Netlink
 from aioioth.testing import cancel_everywhere, no_leaks
 from tests.kernel.bridges import (
@@ -45,7 +46,7 @@ async def test_the_cable_is_pulled_out(echo: Any, ask: Any) -> None:
         aioioth.Stack("bridge://lan", ip=THEIRS) as two,
         await one.start_server(echo, "10.0.0.1", 7),
     ):
-        interface, events = one.interfaces["vde0"], one.events()
+        interface, events = one.interfaces["vde0"], one.events(StackEvent)
         reader, writer = await two.open_connection("10.0.0.1", 7)
         await interface.set_carrier(False)
         await interface.set_carrier(False)

@@ -111,7 +111,7 @@ async def test_the_vde_switch_is_killed_and_comes_back(
         await one.start_server(echo, "10.0.0.1", 7),
     ):
         assert await ask(two, "10.0.0.1", b"before") == b"before"
-        events, others = cable.events(), two.events()
+        events, others = cable.events(), two.events(aioioth.events.StackEvent)
         vde_switch.kill()
         event = await anext(events)
         assert isinstance(event, aioioth.CarrierDown)

@@ -172,7 +172,7 @@ async def configure(lan: Lan) -> None:
         lambda: stack.sysctl("net.ipv4.ip_forward", 1),
     ):
         with pytest.raises(errors.WrongLoopError, match="in the parent process: it is"):
-            await use()  # type: ignore[no-untyped-call]
+            await use()
     for ask in (
         lambda: stack.interfaces,
         lambda: stack.netlink,

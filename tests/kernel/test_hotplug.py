@@ -58,7 +58,7 @@ async def test_added_and_removed(device: str, host: str, echo: Any, ask: Any) ->
         aioioth.Stack(device=device) as stack,
         aioioth.Stack("memory://lan", ip=["10.0.0.2/24", "fd00::2/64"]) as peer,
     ):
-        events = stack.events()
+        events = stack.events(aioioth.events.StackEvent)
         interface = await stack.add_interface(
             "memory://lan",
             ip=["10.0.0.1/24", "fd00::1/64"],
@@ -129,7 +129,7 @@ async def test_a_network_that_cannot_be_reached(device: str) -> None:
     away = Away()
     away.here = False
     async with aioioth.Stack(device=device) as stack:
-        events = stack.events()
+        events = stack.events(aioioth.events.StackEvent)
         with pytest.raises(errors.BrokenTransportError, match="not there"):
             await stack.add_interface(away)
         assert await links(stack) == {"lo"}
@@ -369,7 +369,7 @@ async def test_pulled_out_and_plugged_in(device: str, echo: Any, ask: Any) -> No
         await stack.start_server(echo, "10.0.0.1", 7),
     ):
         interface = stack.interfaces["vde0"]
-        events = stack.events()
+        events = stack.events(aioioth.events.StackEvent)
         theirs = switch.ports[1]
         assert await ask(peer, "10.0.0.1", b"before") == b"before"
         before = asyncio.all_tasks()
@@ -411,7 +411,7 @@ async def test_pulled_out_while_the_network_is_away(device: str) -> None:
     away = Away()
     async with aioioth.Stack(away, device=device) as stack:
         interface = stack.interfaces["vde0"]
-        events = stack.events()
+        events = stack.events(aioioth.events.StackEvent)
         before = asyncio.all_tasks()
         away.here = False
         [port] = away.switch.ports
@@ -443,7 +443,7 @@ async def test_a_deleted_interface_has_no_carrier_to_set(device: str) -> None:
         aioioth.Stack("memory://lan", ip="10.0.0.2/24", device=device) as peer,
     ):
         interface = stack.interfaces["vde0"]
-        events = stack.events()
+        events = stack.events(aioioth.events.StackEvent)
         await stack.netlink.link("del", index=interface.index)
         with peer.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)

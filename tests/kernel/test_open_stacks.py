@@ -141,8 +141,9 @@ def test_more_than_the_network_has(count: int, ip: str, room: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"mac": "02:00:00:00:00:01"}, "mac: two stacks with the same one"),
+        ({"mac": "02:00:00:00:00:01"}, "mac: two stacks with the same MAC"),
         ({"mac": {"vde0": "02:00:00:00:00:01"}}, "mac: two stacks"),
+        ({"fqdn": "web.lan"}, "fqdn: two stacks"),
         ({"ip": "10.0.0.1"}, "10.0.0.1"),
         ({"ip": {"nic0": "10.0.0.1/24"}}, "nic0"),
         ({"mtu": 99999}, "99999"),

@@ -96,7 +96,10 @@ async def test_methods_that_configure() -> None:
 
 async def test_interfaces_and_events() -> None:
     async with Stack(pump_thread=True) as stack:
-        happened, unread = stack.events(), stack.events()
+        happened, unread = (
+            stack.events(events.StackEvent),
+            stack.events(events.StackEvent),
+        )
         added = await stack.add_interface("memory://lan", ip="10.0.0.1/24")
         assert await anext(happened) == events.InterfaceAdded("vde0", "memory://lan")
         await added.set_carrier(False)
@@ -131,7 +134,7 @@ async def test_an_event_alone_wakes_the_loop() -> None:
         asyncio.run(stack.add_interface("null://"))
 
     async with Stack(pump_thread=True) as stack:
-        waiting = asyncio.create_task(anext(stack.events()))
+        waiting = asyncio.create_task(anext(stack.events(events.StackEvent)))
         await asyncio.sleep(0)  # it waits
         other = threading.Thread(target=elsewhere)
         other.start()
@@ -288,7 +291,7 @@ async def test_other_calls_cancelled(times: int) -> None:
         assert await cancel_everywhere(program, times=times) >= 1
 
         async def wait() -> None:
-            with contextlib.closing(stack.events()) as happened:
+            with contextlib.closing(stack.events(events.StackEvent)) as happened:
                 await stack.add_interface("null://", "extra")
                 try:
                     await anext(happened)
@@ -367,7 +370,7 @@ async def test_a_timeout_that_is_too_late() -> None:
 
 async def test_a_timeout_while_it_waits() -> None:
     async with Stack(pump_thread=True) as stack:
-        happened = stack.events()
+        happened = stack.events(events.StackEvent)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await anext(happened)
@@ -506,7 +509,7 @@ async def test_two_loops(echo: Any, ask: Any) -> None:
             assert aioioth.stacks() == (two,)
             assert threads() == ["aioioth"]
             assert await ask(two, "10.0.0.1", b"hello") == b"hello"
-        happened = one.events()
+        happened = one.events(events.StackEvent)
         await one.interfaces["vde0"].set_carrier(False)
         await one.interfaces["vde0"].set_carrier(True)
         assert type(await anext(happened)) is events.CarrierDown

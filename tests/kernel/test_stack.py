@@ -298,7 +298,7 @@ async def test_another_loop_is_refused(echo: Any) -> None:
                 stack.aclose,
             ):
                 with pytest.raises(errors.WrongLoopError, match="another event loop"):
-                    asyncio.run(use())  # type: ignore[no-untyped-call]
+                    asyncio.run(use())
 
         await asyncio.to_thread(elsewhere)
         assert stack in aioioth.stacks()
@@ -376,7 +376,7 @@ async def test_frames_of_every_size(device: str, mtu: int, echo: Any, ask: Any) 
 async def test_an_interface_that_is_deleted(device: str) -> None:
     """`ip link del` under our feet: an event says so, and closing still works."""
     async with aioioth.Stack("memory://lan", ip="10.0.0.1/24", device=device) as stack:
-        events = stack.events()
+        events = stack.events(aioioth.events.StackEvent)
         interface = stack.interfaces["vde0"]
         async with aioioth.Stack(
             "memory://lan", ip="10.0.0.2/24", device=device

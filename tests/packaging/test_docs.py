@@ -33,6 +33,7 @@ WITHOUT_ARGUMENTS = {
     "bridge.py",
     "cable.py",
     "demo.py",
+    "lan.py",
     "microservices.py",
     "same_address_twice.py",
 }

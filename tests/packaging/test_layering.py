@@ -149,6 +149,34 @@ FORBIDDEN = [
     (OURS / "_offloading.py", {"asyncio", "os"}),
     (OURS / "_vdeplace.py", {"asyncio"}),
     (OURS / "_pump.py", {"os", "socket"}),
+    (OURS / "_autoconf", {"aioioth.servers", "aioioth.stack"}),
+    # Who thinks has neither sockets nor a clock.
+    *(
+        (OURS / "_autoconf" / f"{name}.py", {"asyncio", "os", "socket", "time"})
+        for name in (
+            "advertised",
+            "byhand",
+            "dhcp4_lease",
+            "dhcp4_machine",
+            "dhcp6_exchange",
+            "dhcp6_lease",
+            "dhcp6_machine",
+            "ra_machine",
+            "wanted",
+        )
+    ),
+    *(
+        (OURS / "servers" / f"{name}.py", {"asyncio", "os", "socket", "time"})
+        for name in (
+            "_dhcp4_answers",
+            "_dhcp4_leases",
+            "_dhcp6_answers",
+            "_dhcp6_bindings",
+            "_dns_answering",
+            "_dns_cache",
+            "_ra_schedule",
+        )
+    ),
 ]
 
 
