@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from aioioth.iproute import Address, Route
 
     _Place = tuple[str, IPAddress | IPInterface]
+
+_log = logging.getLogger("aioioth")
 
 _T = TypeVar("_T")
 _ThingT = TypeVar("_ThingT", "Address", "Route")
@@ -67,6 +70,7 @@ class Holdings:
         self._learned = learned
         self._held: dict[tuple[str, str], Findings] = {}
         self._added: set[_Place] = set()  # by us, and not by the user
+        self._refused: set[Address | Route] = set()  # once is enough to say so
         self._first_mtu: dict[str, int] = {}
         self._lock = asyncio.Lock()
 
@@ -141,7 +145,8 @@ class Holdings:
             Addresses that another one on the network has, which are not kept.
 
         Raises:
-            NetlinkError: The kernel refused something; all else is done.
+            NetlinkError: The kernel refused something; all else is done. Routes that
+                somebody else wants us to have are only warned of.
 
         Cancellation:
             What was done stays, and is known.
@@ -158,10 +163,15 @@ class Holdings:
                 self._added.add(_place(address))
             refusals = [
                 *[await self._try(self._add_address, a) for a in findings.addresses],
-                *[await self._try(self._add_route, r) for r in findings.routes],
+                *[
+                    await self._try(self._add_route, route, bearable=source != STATIC)
+                    for route in findings.routes
+                ],
             ]
             self._held[dev, source] = findings
-            await self._drop_routes(_missing(old.routes, findings.routes))
+            gone = _missing(old.routes, findings.routes)
+            self._refused.difference_update(gone)
+            await self._drop_routes(gone)
             await self._drop_addresses(_missing(old.addresses, findings.addresses))
             if old.mtu != findings.mtu:
                 await self._set_mtus(dev)
@@ -207,12 +217,23 @@ class Holdings:
         await _iproute.change_in(self._space, command, thing, own=self._own)
 
     async def _try(
-        self, add: Callable[[_ThingT], Awaitable[None]], thing: _ThingT
+        self,
+        add: Callable[[_ThingT], Awaitable[None]],
+        thing: _ThingT,
+        *,
+        bearable: bool = False,
     ) -> NetlinkError | None:
         try:
             await add(thing)
         except NetlinkError as error:
-            return error
+            if not bearable:
+                return error
+            # The network says so, and an address without it is better than none.
+            if thing not in self._refused:
+                _log.warning("%s", error)
+            self._refused.add(thing)
+        else:
+            self._refused.discard(thing)
         return None
 
     # Addresses

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
 
-from aioioth._autoconf.wanted import DHCP, DHCP6
+from aioioth._autoconf.wanted import DHCP, DHCP6, RA
 
 if TYPE_CHECKING:
     from aioioth._autoconf.ground import Ground, Source
@@ -15,14 +17,19 @@ if TYPE_CHECKING:
 class Job:
     """One source at work on one interface.
 
+    Args:
+        wanted: What it began with.
+
     Attributes:
+        wanted: As given.
         source: The protocol's.
         task: Runs it.
         is_true: Whether what it found out holds, and is in the kernel.
         was_asked: Whether it has not answered yet since it was asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
         self.source: Source
         self.task: asyncio.Task[None]
         self.is_true = False
@@ -61,17 +68,26 @@ class Job:
         await asyncio.wait([self.task])
 
 
-def make_source(source: str, ground: Ground, wanted: Wanted, metric: int) -> Source:
+_PLACES = {
+    RA: ("aioioth._autoconf.ra", "RaSource"),
+    DHCP6: ("aioioth._autoconf.dhcp6", "Dhcp6Source"),
+    DHCP: ("aioioth._autoconf.dhcp4", "Dhcp4Source"),
+}
+
+
+async def make_source(
+    source: str, ground: Ground, wanted: Wanted, metric: int
+) -> Source:
     """Return what speaks a protocol."""
-    # Not at the top: most stacks need none of them.
-    if source == DHCP:
-        from aioioth._autoconf.dhcp4 import Dhcp4Source
-
-        return Dhcp4Source(ground, metric=metric)
-    if source == DHCP6:
-        from aioioth._autoconf.dhcp6 import Dhcp6Source
-
-        return Dhcp6Source(ground, prefix_length=wanted.prefix_length)
-    from aioioth._autoconf.ra import RaSource
-
-    return RaSource(ground, addresses=wanted.slaac, metric=metric)
+    name, class_name = _PLACES[source]
+    # Most stacks need none of them; and it takes some milliseconds that others can use.
+    if name not in sys.modules:
+        await asyncio.to_thread(importlib.import_module, name)
+    kind: Any = getattr(importlib.import_module(name), class_name)
+    options: dict[str, dict[str, object]] = {
+        RA: {"addresses": wanted.slaac, "metric": metric},
+        DHCP6: {"prefix_length": wanted.prefix_length},
+        DHCP: {"metric": metric},
+    }
+    found: Source = kind(ground, **options[source])
+    return found

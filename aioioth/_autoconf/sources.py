@@ -193,6 +193,7 @@ class Sources:
             job.raise_failure()
             if job.has_answered:
                 done |= _BITS[source]
+        self._log_if_wanted([wanted])
         return done
 
     async def configure_all(self, wanted: Sequence[Wanted], timeout: float) -> None:
@@ -213,6 +214,7 @@ class Sources:
         await self._until_answered(jobs.values(), timeout)
         for job in jobs.values():
             job.raise_failure()
+        self._log_if_wanted(wanted)
         silent = [
             f"{source} on {dev}"
             for (dev, source), job in jobs.items()
@@ -250,9 +252,6 @@ class Sources:
             await self._change_static(dev, wanted)
         if wanted.add:
             done |= Achieved.STATIC
-        if wanted.debug:
-            for line in self._holdings.describe():
-                _log.info("%s: %s", self._label, line)
         return done, jobs
 
     def _interface(self, wanted: Wanted) -> str:
@@ -271,6 +270,11 @@ class Sources:
             raise ConfigurationError(msg) from None
         msg = f"{self._label} has no interface to configure: give it a VNL"
         raise ConfigurationError(msg)
+
+    def _log_if_wanted(self, wanted: Sequence[Wanted]) -> None:
+        if any(each.debug for each in wanted):
+            for line in self._holdings.describe():
+                _log.info("%s: %s", self._label, line)
 
     async def _until_answered(self, jobs: Iterable[Job], timeout: float) -> None:
         if not timeout:
@@ -294,9 +298,13 @@ class Sources:
         if mac is None and dev in self._fqdn:
             mac = hash_mac(self._fqdn[dev])
         requests = [_iproute.set_link(dev, mac=mac, up=True)]
+        # Who made his identity of the old address begins anew.
+        restarted: dict[str, Wanted] = {}
         if mac is not None and mac != old:
-            restarted = [source for name, source in self._jobs if name == dev]
-            # They made their identity of the old one.
+            jobs = {
+                what: job for (name, what), job in self._jobs.items() if name == dev
+            }
+            restarted = {source: job.wanted for source, job in jobs.items()}
             for source in restarted:
                 await self._clear(dev, source)
             if await self._drop_link_local(dev, old):
@@ -306,6 +314,8 @@ class Sources:
         if static != Findings():
             # When it was down, the kernel has taken its routes away.
             await self._holdings.apply(dev, STATIC, static)
+        for source, wanted in restarted.items():
+            await self._ask(dev, source, wanted)
         self._set_ready(dev, ETH)
 
     async def _drop_link_local(self, dev: str, mac: str) -> bool:
@@ -355,7 +365,7 @@ class Sources:
             return job
         # An address that is another's may be gone before somebody waits to hear of it.
         self._watcher.start(self._monitor())
-        job = Job()
+        job = Job(wanted)
         name = self._fqdn.get(dev)
         if source != RA:  # which would make addresses of it
             name = name or self._hostname.get(dev)
@@ -372,7 +382,9 @@ class Sources:
                 apply=partial(self._apply, dev, source, job),
                 sockets=self._sockets,
             )
-        found = make_source(source, ground, wanted, self._metric(dev))
+        found = await make_source(source, ground, wanted, self._metric(dev))
+        if self._closed:  # meanwhile
+            raise ClosedError(self._label)
         job.begin(found, f"{source} on {dev} of {self._label}")
         job.task.add_done_callback(partial(self._ended, dev, source, job))
         self._jobs[dev, source] = job

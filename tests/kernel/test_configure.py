@@ -385,6 +385,20 @@ async def test_an_address_of_the_users_is_not_touched() -> None:
             assert await addresses(stack) == {"10.0.0.50/24"}
 
 
+async def test_a_route_that_cannot_be(caplog: pytest.LogCaptureFixture) -> None:
+    """An address without it is better than none."""
+    async with router() as there, Dhcp4Server(there, router="10.5.0.1") as server:
+        ours = {"lo": "10.5.0.1/32"}
+        async with aioioth.Stack("memory://lan", ip=ours, dhcp=True) as stack:
+            assert stack.achieved["vde0"] == Achieved.DHCP
+            [lease] = server.leases
+            assert await addresses(stack) == {f"{lease.address}/24"}
+            assert await defaults(stack) == []
+            await stack.configure("dhcp")
+    [warning] = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert "default via 10.5.0.1" in warning.getMessage()
+
+
 async def test_a_refusal_is_not_the_end_of_all_else() -> None:
     async with aioioth.Stack("null://") as stack:
         with pytest.raises(NetlinkError, match=r"10\.9\.9\.9"):
@@ -402,6 +416,30 @@ async def test_a_new_mac_address_is_a_new_client() -> None:
             [new] = server.leases
             assert new.mac == "02:00:00:00:00:09" != old.mac
             assert await addresses(stack) == {f"{new.address}/24"}
+
+
+async def test_who_gets_a_new_mac_address_asks_for_a_new_lease() -> None:
+    leases: asyncio.Queue[str] = asyncio.Queue()
+    async with router() as there:
+        server = Dhcp4Server(there, on_lease=lambda new: leases.put_nowait(new.mac))
+        async with server, aioioth.Stack("memory://lan", dhcp=True) as stack:
+            assert await leases.get() == stack.interfaces["vde0"].mac
+            await stack.configure("eth,mac=02:00:00:00:00:09")
+            assert await leases.get() == "02:00:00:00:00:09"
+            await stack.wait_ready()
+            [lease] = server.leases
+            assert await addresses(stack) == {f"{lease.address}/24"}
+
+
+async def test_what_is_known_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with router() as there, Dhcp4Server(there, domain="lab"):
+        stack = aioioth.Stack.from_config("vnl=memory://lan,dhcp,debug", name="a")
+        with caplog.at_level("INFO", "aioioth"):
+            async with stack:
+                lease = next(iter(await addresses(stack)))
+        lines = [each.getMessage() for each in caplog.records]
+        assert "stack 'a': dhcp on vde0: domains: lab" in lines
+        assert any(f"dhcp on vde0: addresses: {lease}" in line for line in lines)
 
 
 async def test_an_interface_that_is_taken_away() -> None:
