@@ -142,6 +142,6 @@ def test_the_sdist_can_be_tested(sdist: set[str]) -> None:
 
 
 def test_the_sdist_has_no_leftovers(sdist: set[str]) -> None:
-    leftovers = ("__pycache__", "_cache", ".pyc", ".hypothesis", ".coverage", ".git/")
+    leftovers = ("__pycache__", "_cache/", ".pyc", ".hypothesis", ".coverage", ".git/")
     found = [name for name in sdist if any(each in name for each in leftovers)]
     assert found == []
