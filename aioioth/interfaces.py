@@ -24,6 +24,8 @@ from aioioth.errors import ClosedError
 from aioioth.iproute import Address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioioth._attached import RemoteLink
     from aioioth._ip import IPInterface
     from aioioth._kernellink import KernelLink
@@ -69,7 +71,7 @@ class Interface(Resident):
         vnl: str,
         link: Link | KernelLink | RemoteLink,
         space: Space,
-        monitor: Monitor,
+        monitor: Callable[[], Monitor],
     ) -> None:
         self.name: str = name
         self.vnl: str = vnl
@@ -225,7 +227,7 @@ class Interface(Resident):
             ClosedError: It is gone, or the stack is closed.
         """
         async with asyncio.timeout(timeout):
-            await self._monitor.wait_for(self._has_carrier)
+            await self._monitor().wait_for(self._has_carrier)
 
     def _has_carrier(self, monitor: Monitor) -> bool:
         for link in monitor.links:
