@@ -53,6 +53,7 @@ class Running:
         inherited: Whether this is a forked child's copy: the parent owns everything but
             the space.
         belongings: What runs on the stack, and ends with it.
+        monitor: Follows what the kernel has in it, while somebody wants to know.
         sources: Where its configuration comes from; None until somebody asks.
     """
 
@@ -66,7 +67,7 @@ class Running:
         self._sharing: Sharing | None = None
         self._guest: ExitStack | None = None  # what an attached stack needs besides
         self.belongings: set[Belonging] = set()
-        self._monitor: Monitor | None = None
+        self.monitor = Monitor(space)
         self.sources: Sources | None = None
         forget_in_children(self)
 
@@ -110,7 +111,7 @@ class Running:
                     space,
                     manager.buffer,
                     settings.device,
-                    monitor=running.get_monitor,
+                    monitor=running.monitor,
                     notify=notify,
                 )
                 undo.callback(wiring.close)
@@ -136,7 +137,7 @@ class Running:
                     each.vnl,
                     RemoteLink(each, space),
                     space,
-                    running.get_monitor,
+                    running.monitor,
                 )
             running._guest = undo.pop_all()
         return running
@@ -160,8 +161,7 @@ class Running:
         """Descriptors of sockets in the stack that are ours and not the user's."""
         netlink = () if self._netlink is None else (self._netlink.fileno(),)
         sources = () if self.sources is None else self.sources.filenos
-        monitor = () if self._monitor is None else self._monitor.filenos()
-        return netlink + monitor + sources
+        return netlink + self.monitor.filenos() + sources
 
     @property
     def interfaces(self) -> Mapping[str, Interface]:
@@ -193,25 +193,13 @@ class Running:
             if self.sources is not None:
                 self.sources.rename(old, new)
 
-    @property
-    def monitor(self) -> Monitor:
-        """What follows the kernel's tables while somebody wants to know."""
-        return self.get_monitor()
-
-    def get_monitor(self) -> Monitor:
-        """Return the same, made with its first use."""
-        if self._monitor is None:
-            self._monitor = Monitor(self.space)
-        return self._monitor
-
     def listen(self, tell: Callable[[Event], None]) -> None:
         """Have ``tell`` called with what the kernel announces; see `Stack.events`."""
         self.monitor.listen(tell)
 
     def unlisten(self, tell: Callable[[Event], None]) -> None:
         """End what `listen` began. Idempotent."""
-        if self._monitor is not None:
-            self._monitor.unlisten(tell)
+        self.monitor.unlisten(tell)
 
     def share(self, describe: Callable[[], Description]) -> str:
         """Start giving the stack to other processes; see `Stack.share`."""
@@ -246,7 +234,7 @@ class Running:
                 self.sources,
                 self._sharing,
                 self._netlink,
-                self._monitor,
+                self.monitor,
                 self.wiring,
             ):
                 if part is not None:
@@ -273,10 +261,8 @@ class Running:
 
     def changed(self, *things: Thing) -> None:
         """Look at what the kernel does not announce."""
-        if self._monitor is not None and any(
-            isinstance(thing, Neighbour) and thing.proxy for thing in things
-        ):
-            self._monitor.refresh()
+        if any(isinstance(thing, Neighbour) and thing.proxy for thing in things):
+            self.monitor.refresh()
 
 
 async def _make_space(kind: StackKind, label: str, home: Home | None) -> Space:

@@ -56,7 +56,7 @@ class Wiring:
         space: The stack's namespace; stays the stack's.
         buffer: Shared by the pumps of the loop.
         device: ``tap``, ``packet``, or None for what works.
-        monitor: Returns what follows the kernel's tables of the stack.
+        monitor: Follows what the kernel has in the stack.
         notify: Called with each event.
 
     Attributes:
@@ -71,7 +71,7 @@ class Wiring:
         buffer: memoryview,
         device: str | None,
         *,
-        monitor: Callable[[], Monitor],
+        monitor: Monitor,
         notify: Callable[[Event], None],
     ) -> None:
         self.interfaces: dict[str, Interface] = {}

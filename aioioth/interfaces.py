@@ -24,8 +24,6 @@ from aioioth.errors import ClosedError
 from aioioth.iproute import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aioioth._attached import RemoteLink
     from aioioth._ip import IPInterface
     from aioioth._kernellink import KernelLink
@@ -71,7 +69,7 @@ class Interface(Resident):
         vnl: str,
         link: Link | KernelLink | RemoteLink,
         space: Space,
-        monitor: Callable[[], Monitor],
+        monitor: Monitor,
     ) -> None:
         self.name: str = name
         self.vnl: str = vnl
@@ -227,7 +225,7 @@ class Interface(Resident):
             ClosedError: It is gone, or the stack is closed.
         """
         async with asyncio.timeout(timeout):
-            await self._monitor().wait_for(self._has_carrier)
+            await self._monitor.wait_for(self._has_carrier)
 
     def _has_carrier(self, monitor: Monitor) -> bool:
         for link in monitor.links:
