@@ -25,19 +25,12 @@ _SOL_NETLINK = 270
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
 
-_IFLA_EXT_MASK = 29
-_RTEXT_FILTER_SKIP_STATS = 1 << 3
-
 # A part of a dump has 32 KiB at most (netlink_dump).
 _PART_BYTES = 1 << 16
 # What changes all the time can make a dump start again and again.
 _TRIES = 16
 
-LINKS = rtnetlink.request(
-    rtnetlink.RTM_GETLINK,
-    rtnetlink.link_body(rtnetlink.attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)),
-    rtnetlink.NLM_F_DUMP,
-)
+LINKS = rtnetlink.get_link(rtnetlink.link_body(), rtnetlink.NLM_F_DUMP)
 ADDRESSES = rtnetlink.request(
     rtnetlink.RTM_GETADDR, bytes(rtroute.ADDRESS.size), rtnetlink.NLM_F_DUMP
 )

@@ -9,12 +9,10 @@ import asyncio
 import logging
 import socket
 import struct
-from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioioth import _dumps, _nettables
-from aioioth._fork import forget_in_children
 from aioioth._nettables import Tables
 from aioioth._receiver import Receiver
 from aioioth.errors import ClosedError
@@ -63,6 +61,9 @@ _REQUESTS = {
 
 _CLOSED = "the stack"
 
+# Every stack has a monitor, and few are ever used: this one is never filled.
+_NOTHING_KNOWN = Tables()
+
 
 class Monitor:
     """Follows links, addresses, routes and neighbours of one stack.
@@ -75,23 +76,39 @@ class Monitor:
         space: The stack's.
     """
 
+    __slots__ = (
+        "_asking",
+        "_closed",
+        "_held",
+        "_listeners",
+        "_lost",
+        "_next",
+        "_overrun",
+        "_receiver",
+        "_renewal",
+        "_space",
+        "_started",
+        "_tables",
+        "_users",
+        "_waiting",
+    )
+
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._tables = Tables()
+        self._tables = _NOTHING_KNOWN
         self._receiver: Receiver | None = None
         self._asking: socket.socket | None = None
         self._lost = 0
         self._renewal: Generator[None, None, None] | None = None
         # Not looked at yet: announcements, and who came in between.
-        self._held: deque[bytes | Tell] = deque()
+        self._held: list[bytes | Tell] = []
         self._next: asyncio.TimerHandle | None = None
         self._listeners: list[Tell] = []
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
         self._overrun = False  # announcements were lost
         self._users = 0
         self._started = False
         self._closed = False
-        forget_in_children(self)
 
     # What there is
 
@@ -188,11 +205,11 @@ class Monitor:
 
     async def _change(self) -> None:
         changed = asyncio.get_running_loop().create_future()
-        self._waiting.add(changed)
+        self._waiting.append(changed)
         try:
             await changed
         finally:
-            self._waiting.discard(changed)
+            self._waiting.remove(changed)
         if self._closed:
             raise ClosedError(_CLOSED)
 
@@ -212,7 +229,7 @@ class Monitor:
         self._closed = True
         self._started = False
         self._stop()
-        self._tables = Tables()
+        self._tables = _NOTHING_KNOWN
         self._wake()
 
     def forget_in_child(self) -> None:
@@ -220,7 +237,7 @@ class Monitor:
         self._closed = True
         self._renewal = None
         self._held.clear()
-        self._tables = Tables()
+        self._tables = _NOTHING_KNOWN
         if self._asking is not None:
             self._asking.close()
 
@@ -389,7 +406,7 @@ class Monitor:
             yield from self._ask()
         at = 0
         while self._held and not self._overrun:
-            held = self._held.popleft()
+            held = self._held.pop(0)
             if isinstance(held, bytes):
                 self._tell(self._tables.take(held))
             else:

@@ -66,7 +66,7 @@ class Running:
         self._remote: dict[str, Interface] = {}
         self._sharing: Sharing | None = None
         self._guest: ExitStack | None = None  # what an attached stack needs besides
-        self.belongings: set[Belonging] = set()
+        self.belongings: list[Belonging] = []
         self.monitor = Monitor(space)
         self.sources: Sources | None = None
         forget_in_children(self)
@@ -250,6 +250,7 @@ class Running:
         without a warning, since it is the parent that shall close the stack.
         """
         self.inherited = True
+        self.monitor.forget_in_child()
         if self._guest is not None:
             self._guest.pop_all()
         weakref.finalize(self, self.space.close)

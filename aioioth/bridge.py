@@ -25,10 +25,10 @@ from aioioth._bridgerequests import (
     disable,
     plug_in,
     random_name,
+    until_running,
 )
 from aioioth._bridging import BRIDGE_INDEX, running_bridges
 from aioioth._iproute import Request
-from aioioth._keeper import orders
 from aioioth.errors import (
     BrokenTransportError,
     ConfigurationError,
@@ -220,16 +220,15 @@ class BridgePort:
             replace(_iproute.set_link(wanted.name, up=True), where=1),
             # For some microseconds frames are thrown away at both ends (noop_qdisc),
             # and a first packet that is lost costs a second.
-            Request(words, wanted.name.encode(), orders.UNTIL_RUNNING, where=1),
-            Request(words, self._name.encode(), orders.UNTIL_RUNNING),
+            until_running(wanted.name, where=1),
+            until_running(self._name),
         ]
 
     async def set_carrier(self, *, on: bool) -> None:
         """See `aioioth.abc.Junction.set_carrier`."""
         requests = [_iproute.set_link(self._name, up=on)]
         if on:
-            words = requests[0].words
-            requests.append(Request(words, self._name.encode(), orders.UNTIL_RUNNING))
+            requests.append(until_running(self._name))
         try:
             await _iproute.carry_out(self._seat.joined.namespace, requests)
         except BaseException:

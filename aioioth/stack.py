@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from aioioth._autoconf.sources import Sources
     from aioioth._ip import IPAddress, IPInterface
     from aioioth._manager import Manager
-    from aioioth._running import Belonging
     from aioioth.abc import FrameTransport
     from aioioth.events import Event
     from aioioth.interfaces import Interface, InterfaceStats
@@ -136,8 +135,8 @@ class Stack(Owned[Running], StackConfiguring, StackSelfConfiguring, StackCalls):
             dhcp6=dhcp6,
             ra=ra,
         )
-        # What others on the network may know it by.
-        self._fqdn, self._hostname = fqdn, wanted.hostname(name)
+        self._fqdn = fqdn
+        self._is_named = name is not None
         self._timeout = wanted.check_timeout(timeout)
         self._shared_at: str | None = None
         self._owners_name = False
@@ -333,24 +332,6 @@ class Stack(Owned[Running], StackConfiguring, StackSelfConfiguring, StackCalls):
         self._parts()
         return self
 
-    @property
-    def lives_in_thread(self) -> bool:
-        """Whether it is on an event loop of aioioth's own; see ``pump_thread``."""
-        return self._in_thread
-
-    def keep(self, belonging: Belonging) -> None:
-        """Have something closed with the stack, at the latest.
-
-        Raises:
-            ClosedError: The stack is not open.
-        """
-        self._own_parts().belongings.add(belonging)
-
-    def let_go(self, belonging: Belonging) -> None:
-        """Forget what `keep` was told. Idempotent, never raises."""
-        if self._running is not None:
-            self._running.belongings.discard(belonging)
-
     @override
     async def _start(self, manager: Manager) -> Running:
         label = f"aioioth {self._name}"
@@ -376,8 +357,13 @@ class Stack(Owned[Running], StackConfiguring, StackSelfConfiguring, StackCalls):
         try:
             sources = self._sources_of(running)
             await sources.configure_all(self._wanted, self._timeout)
-        except BaseException:
-            running.close()
+        except BaseException as error:
+            try:
+                if isinstance(error, Exception):  # and not cancelled
+                    await running.drain()  # who gave us a lease gets it back
+            finally:
+                running.close()
+                self._names.learn((), ())
             raise
 
     @override
@@ -404,7 +390,8 @@ class Stack(Owned[Running], StackConfiguring, StackSelfConfiguring, StackCalls):
                 resolver=self._names,
                 notify=self._notify,
             )
-            parts.sources.introduce(self._fqdn, self._hostname)
+            hostname = wanted.hostname(self._name) if self._is_named else None
+            parts.sources.introduce(self._fqdn, hostname)
             for dev, items in wanted.given(self._settings):
                 parts.sources.take_over(dev, items)
         return parts.sources

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ipaddress import IPv6Network
@@ -31,3 +31,9 @@ class Findings:
     domains: tuple[str, ...] = ()
     mtu: int | None = None
     prefixes: tuple[IPv6Network, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != NOTHING
+
+
+NOTHING: Final = Findings()

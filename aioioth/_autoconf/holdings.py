@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from aioioth import _iproute, _listing
-from aioioth._autoconf.findings import Findings
+from aioioth._autoconf.findings import NOTHING, Findings
 from aioioth._autoconf.wanted import DHCP, DHCP6, RA, STATIC
 from aioioth._iproute import control_socket
 from aioioth._linux import netdevice
@@ -38,7 +38,6 @@ _log = logging.getLogger("aioioth")
 _T = TypeVar("_T")
 _ThingT = TypeVar("_ThingT", "Address", "Route")
 
-_NOTHING = Findings()
 
 # What the kernel says of what it took away itself: with its time, its interface, or the
 # address it depended on.
@@ -76,7 +75,7 @@ class Holdings:
 
     def of(self, dev: str, source: str) -> Findings:
         """Return what a source said last."""
-        return self._held.get((dev, source), _NOTHING)
+        return self._held.get((dev, source), NOTHING)
 
     def holds(self, thing: Address | Route) -> bool:
         """Whether some source says that it is to be there."""
@@ -84,6 +83,12 @@ class Holdings:
             thing in each.addresses or thing in each.routes
             for each in self._held.values()
         )
+
+    def given_by_hand(self) -> list[str]:
+        """Return the interfaces that were given something."""
+        return [
+            d for (d, source), each in self._held.items() if source == STATIC and each
+        ]
 
     def take_over(self, dev: str, findings: Findings) -> None:
         """Hold what is in the kernel already, given by hand."""

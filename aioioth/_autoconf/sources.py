@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from aioioth import _iproute
-from aioioth._autoconf import byhand
-from aioioth._autoconf.findings import Findings
+from aioioth._autoconf import byhand, ether
+from aioioth._autoconf.findings import NOTHING, Findings
 from aioioth._autoconf.ground import Ground
 from aioioth._autoconf.holdings import Holdings
 from aioioth._autoconf.jobs import Job, make_source
@@ -34,15 +32,13 @@ from aioioth.configuration import Achieved
 from aioioth.errors import (
     ClosedError,
     ConfigurationError,
-    NetlinkError,
     NotConfiguredError,
 )
 from aioioth.events import (
     Configured,
     Unconfigured,
 )
-from aioioth.hashes import eui64_address, hash_mac
-from aioioth.iproute import Address
+from aioioth.hashes import hash_mac
 
 if TYPE_CHECKING:
     import socket
@@ -102,7 +98,7 @@ class Sources:
         self._notify = notify
         self._holdings = Holdings(space, own, monitor, self._learn)
         self._jobs: dict[tuple[str, str], Job] = {}
-        self._ready: set[tuple[str, str]] = set()  # of eth and static
+        self._set_up_ones: set[str] = set()  # interfaces, by `eth`
         self._fqdn: dict[str, str] = {}
         self._hostname: dict[str, str] = {}
         self._lock = asyncio.Lock()  # one change after the other
@@ -120,16 +116,16 @@ class Sources:
     def achieved(self) -> Mapping[str, Achieved]:
         """What holds now, by interface."""
         done = [key for key, job in self._jobs.items() if job.is_true]
+        done += [(dev, ETH) for dev in self._set_up_ones]
+        done += [(dev, STATIC) for dev in self._holdings.given_by_hand()]
         found = dict.fromkeys(self._own, Achieved.NOTHING)
-        for dev, source in (*self._ready, *done):
+        for dev, source in done:
             found[dev] = found.get(dev, Achieved.NOTHING) | _BITS[source]
         return found
 
     def take_over(self, dev: str, items: Items) -> None:
         """Hold what the stack was given by hand, and has already."""
-        if items:
-            self._holdings.take_over(dev, byhand.findings_of(dev, items))
-            self._ready.add((dev, STATIC))
+        self._holdings.take_over(dev, byhand.findings_of(dev, items))
 
     def prefixes(self, dev: str | None) -> tuple[IPv6Network, ...]:
         """Return the networks that were delegated to us by way of an interface."""
@@ -249,7 +245,7 @@ class Sources:
             if source in wanted.start
         }
         if wanted.add or wanted.remove:
-            await self._change_static(dev, wanted)
+            await self._change_static(dev, wanted.add, wanted.remove)
         if wanted.add:
             done |= Achieved.STATIC
         return done, jobs
@@ -292,66 +288,43 @@ class Sources:
     # eth
 
     async def _set_up(self, dev: str, mac: str | None) -> None:
-        with control_socket(self._space) as control:
-            old = netdevice.interface_mac(control, dev)
-            index = netdevice.interface_index(control, dev)
         if mac is None and dev in self._fqdn:
             mac = hash_mac(self._fqdn[dev])
-        requests = [_iproute.set_link(dev, mac=mac, up=True)]
         # Who made his identity of the old address begins anew.
         restarted: dict[str, Wanted] = {}
-        if mac is not None and mac != old:
+        if mac not in {None, ether.mac_of(self._space, dev)}:
             jobs = {
                 what: job for (name, what), job in self._jobs.items() if name == dev
             }
             restarted = {source: job.wanted for source, job in jobs.items()}
             for source in restarted:
                 await self._clear(dev, source)
-            if await self._drop_link_local(dev, old):
-                requests += _iproute.add_link_local(dev, index, mac)
-        await _iproute.carry_out(self._space, requests)
-        static = self._holdings.of(dev, STATIC)
-        if static != Findings():
+        await ether.set_up(self._space, dev, mac)
+        by_hand = self._holdings.of(dev, STATIC)
+        if by_hand:
             # When it was down, the kernel has taken its routes away.
-            await self._holdings.apply(dev, STATIC, static)
+            await self._holdings.apply(dev, STATIC, by_hand)
         for source, wanted in restarted.items():
             await self._ask(dev, source, wanted)
-        self._set_ready(dev, ETH)
-
-    async def _drop_link_local(self, dev: str, mac: str) -> bool:
-        """Take away the address that was made of the MAC address, if there is one."""
-        address = Address(f"{eui64_address(mac, 'fe80::')}/64", dev)
-        try:
-            await _iproute.change_in(self._space, "del", address)
-        except NetlinkError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-            return False
-        return True
+        self._set_up_ones.add(dev)
+        self._notify(Configured(dev, ETH))
 
     async def _set_down(self, dev: str) -> None:
-        await _iproute.carry_out(self._space, [_iproute.set_link(dev, up=False)])
+        await ether.set_down(self._space, dev)
+        if dev in self._set_up_ones:
+            self._set_up_ones.discard(dev)
+            self._notify(Unconfigured(dev, ETH, "undone"))
 
     # What is given by hand
 
-    async def _change_static(self, dev: str, wanted: Wanted) -> None:
-        new = byhand.findings_of(dev, wanted.add)
-        held = byhand.without(self._holdings.of(dev, STATIC), wanted.remove)
-        merged = byhand.merged(held, new)
-        await self._holdings.apply(dev, STATIC, merged)
-        if merged == Findings():
-            self._unset_ready(dev, STATIC, "removed")
-        else:
-            self._set_ready(dev, STATIC)
-
-    def _set_ready(self, dev: str, source: str) -> None:
-        self._ready.add((dev, source))
-        self._notify(Configured(dev, source))
-
-    def _unset_ready(self, dev: str, source: str, cause: str) -> None:
-        if (dev, source) in self._ready:
-            self._ready.discard((dev, source))
-            self._notify(Unconfigured(dev, source, cause))
+    async def _change_static(self, dev: str, add: Items, remove: Items) -> None:
+        held = self._holdings.of(dev, STATIC)
+        kept = byhand.merged(byhand.without(held, remove), byhand.findings_of(dev, add))
+        await self._holdings.apply(dev, STATIC, kept)
+        if kept:
+            self._notify(Configured(dev, STATIC))
+        elif held:
+            self._notify(Unconfigured(dev, STATIC, "removed"))
 
     # What is asked for on the network
 
@@ -411,7 +384,7 @@ class Sources:
         cause: str = "",
     ) -> Collection[IPAddress]:
         before = self._holdings.of(dev, source), job.is_true
-        taken = await self._holdings.apply(dev, source, findings or Findings())
+        taken = await self._holdings.apply(dev, source, findings or NOTHING)
         held = self._holdings.of(dev, source)
         # A router is one also without an address for us.
         has_lost_all = bool(taken) and not held.addresses and source != RA
@@ -438,15 +411,13 @@ class Sources:
         """Undo what came from a source, and do not ask it any more."""
         if source == ETH:
             await self._set_down(dev)
-            self._unset_ready(dev, ETH, "undone")
             return
         job = self._jobs.pop((dev, source), None)
         if job is not None:
             await job.stop()
-        await self._holdings.apply(dev, source, Findings())
-        if job is None:
-            self._unset_ready(dev, source, "undone")
-        elif job.is_true:
+        was_there = bool(self._holdings.of(dev, source)) if job is None else job.is_true
+        await self._holdings.apply(dev, source, NOTHING)
+        if was_there:
             self._notify(Unconfigured(dev, source, "undone"))
 
     def _learn(self) -> None:
@@ -472,7 +443,7 @@ class Sources:
     def rename(self, old: str, new: str) -> None:
         """Know an interface by its new name."""
         self._holdings.rename(old, new)
-        self._ready = {(new if dev == old else dev, what) for dev, what in self._ready}
+        self._set_up_ones = {new if d == old else d for d in self._set_up_ones}
         for names in (self._fqdn, self._hostname):
             if old in names:
                 names[new] = names.pop(old)
@@ -484,7 +455,7 @@ class Sources:
         for name, source in list(self._jobs):
             if name == dev:
                 await self._jobs.pop((name, source)).stop()
-        self._ready = {key for key in self._ready if key[0] != dev}
+        self._set_up_ones.discard(dev)
         self._fqdn.pop(dev, None)
         self._holdings.forget(dev)
 

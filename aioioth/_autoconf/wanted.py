@@ -126,10 +126,8 @@ def check_timeout(seconds: object) -> float:
     return seconds
 
 
-def hostname(name: str | None) -> str | None:
+def hostname(name: str) -> str | None:
     """Return a stack's name, if it can be a host's."""
-    if name is None:
-        return None
     try:
         return check_domain("name", name)
     except ConfigurationError:

@@ -11,13 +11,12 @@ it in. In a netlink message, a descriptor is named by its number too (``PLACE``)
 
 This module is imported by the helper, too: see `messages`.
 
-Source: netlink(7), rtnetlink(7), netdevice(7).
+Source: netlink(7), rtnetlink(7).
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import struct
 import time
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 # What to do with the payload.
 REQUEST = 0  # a netlink message, to be acknowledged
 UNLESS_THERE = 1  # the same; all right if that exists already
-UNTIL_RUNNING = 2  # an interface's name: wait until frames can go out
+UNTIL_RUNNING = 2  # a request for a link: wait until frames can go out
 UNTIL_LOCAL = 3  # a request for a route: wait until it is one to the namespace itself
 
 # <linux/netlink.h>, <linux/if_link.h>, <linux/rtnetlink.h>, Linux 6.1
@@ -42,18 +41,17 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _CAPPED_WITH_TEXT = 0x300  # NLM_F_CAPPED, NLM_F_ACK_TLVS
 _NLMSGERR_ATTR_MSG = 1
+_IFLA_OPERSTATE = 16
 _IFLA_NET_NS_FD = 28
+_IF_OPER_UP = 6
 _RTN_LOCAL = 2
-# <linux/sockios.h>, <linux/if.h>
-_SIOCGIFFLAGS = 0x8913
-_IFF_RUNNING = 0x40
+_IFINFOMSG_BYTES = 16
 
 _ORDER = struct.Struct("=BBH")
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 _DESCRIPTOR = struct.Struct("=HHI")
-_IFREQ_FLAGS = struct.Struct("16sH22x")
 _PLACE = 0x7FFF0000
 
 # The kernel's workers take microseconds, on a busy machine some milliseconds. What is
@@ -141,8 +139,7 @@ def _perform(
     sock: socket.socket, what: int, payload: bytes, descriptors: Sequence[int]
 ) -> None:
     if what == UNTIL_RUNNING:
-        request = _IFREQ_FLAGS.pack(payload, 0)
-        _wait(lambda: _is_running(sock, request))
+        _wait(lambda: _is_running(sock, payload))
     elif what == UNTIL_LOCAL:
         _wait(lambda: _is_local(sock, payload))
     else:
@@ -162,14 +159,18 @@ def _ask(sock: socket.socket, message: bytes, *, may_exist: bool) -> None:
 
 
 def _find_text(attributes: bytes) -> str:
+    found = _find(attributes, _NLMSGERR_ATTR_MSG)
+    return found.rstrip(b"\0").decode(errors="replace")
+
+
+def _find(attributes: bytes, wanted: int) -> bytes:
     at = 0
     while at + _ATTRIBUTE.size <= len(attributes):
         size, kind = _ATTRIBUTE.unpack_from(attributes, at)
-        if kind == _NLMSGERR_ATTR_MSG:
-            found = attributes[at + _ATTRIBUTE.size : at + size]
-            return found.rstrip(b"\0").decode(errors="replace")
+        if kind == wanted:
+            return attributes[at + _ATTRIBUTE.size : at + size]
         at += max(4, (size + 3) & ~3)
-    return ""
+    return b""
 
 
 def _with_descriptors(message: bytes, descriptors: Sequence[int]) -> bytes:
@@ -187,9 +188,17 @@ def _wait(is_so: Callable[[], bool]) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _is_running(sock: socket.socket, request: bytes) -> bool:
-    flags: int = _IFREQ_FLAGS.unpack(fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[1]
-    return bool(flags & _IFF_RUNNING)
+def _is_running(sock: socket.socket, message: bytes) -> bool:
+    """Whether the kernel has nothing left to do after a link came up.
+
+    The flag IFF_RUNNING is there too early, while this is still unknown; and a bridge's
+    port that is disabled then would be enabled by what is left to do.
+    """
+    sock.send(message)
+    answer = sock.recv(8192)
+    attributes = answer[_HEADER.size + _IFINFOMSG_BYTES :]
+    is_link = _HEADER.unpack_from(answer)[1] != _NLMSG_ERROR
+    return is_link and _find(attributes, _IFLA_OPERSTATE) == bytes([_IF_OPER_UP])
 
 
 def _is_local(sock: socket.socket, message: bytes) -> bool:

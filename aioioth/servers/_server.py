@@ -45,7 +45,7 @@ class Server(Resident, Opening):
     @property
     @override
     def _in_thread(self) -> bool:
-        return self._stack.lives_in_thread
+        return self._stack._in_thread  # noqa: SLF001  (it lives where its stack does)
 
     @override
     @carried
@@ -67,8 +67,9 @@ class Server(Resident, Opening):
             raise BusyError(msg)
         self._undo = ExitStack()
         try:
-            self._stack.keep(self)
-            self._undo.callback(self._stack.let_go, self)
+            running = self._stack._own_parts()  # noqa: SLF001  (it ends with them)
+            running.belongings.append(self)
+            self._undo.callback(running.belongings.remove, self)
             await self._start()
         except BaseException:
             self.close()

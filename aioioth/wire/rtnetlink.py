@@ -72,6 +72,7 @@ __all__ = [
     "attributes",
     "del_link",
     "descriptor_place",
+    "get_link",
     "link_body",
     "link_info",
     "messages",
@@ -98,6 +99,8 @@ NLM_F_DUMP_INTR = 0x10  # of a dump: something changed meanwhile
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 _NLMSGERR_ATTR_MSG = 1
+_IFLA_EXT_MASK = 29
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
@@ -227,6 +230,12 @@ def new_link(body: bytes) -> bytes:
 def set_link(body: bytes) -> bytes:
     """Return ``ip link set``; see `link_body`."""
     return request(RTM_NEWLINK, body, NLM_F_ACK)
+
+
+def get_link(body: bytes, flags: int = 0) -> bytes:
+    """Return ``ip link show``, without the counters that it has with ``-s``."""
+    mask = attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
+    return request(RTM_GETLINK, body + mask, flags)
 
 
 def del_link(body: bytes) -> bytes:

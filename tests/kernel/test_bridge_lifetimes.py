@@ -17,10 +17,12 @@ import trio
 
 import aioioth
 from aioioth import CarrierDown, CarrierUp, _manager, errors
-from aioioth._keeper import meeting
+from aioioth._keeper import meeting, orders
+from aioioth._linux import netdevice
 from aioioth.events import StackEvent
 from aioioth.netlink import Netlink
 from aioioth.testing import cancel_everywhere, no_leaks
+from aioioth.wire import rtnetlink
 from tests.kernel.bridges import (
     HOSTS,
     OURS,
@@ -149,6 +151,24 @@ async def test_who_is_closed_is_silent(host: str) -> None:
                 server.setblocking(False)
                 with pytest.raises(BlockingIOError):
                     server.accept()
+
+
+async def test_a_link_has_come_up_when_the_kernel_has_finished() -> None:
+    """IFF_RUNNING is there before; and then what is left enables a disabled port."""
+    async with aioioth.Stack("bridge://lan", ip=OURS) as stack:
+        with stack.socket(socket.AF_NETLINK, socket.SOCK_RAW) as sock:
+            sock.setblocking(True)
+            known, unknown = (
+                rtnetlink.get_link(rtnetlink.link_body(name=name))
+                for name in ("vde0", "lo")
+            )
+            assert orders._is_running(sock, known)
+            # It never says how it is, but has the flag.
+            assert not orders._is_running(sock, unknown)
+            assert netdevice.has_carrier(sock.fileno(), "lo")
+            assert not orders._is_running(
+                sock, rtnetlink.get_link(rtnetlink.link_body(name="none"))
+            )
 
 
 async def test_all_who_are_closed_at_once_are_silent() -> None:
