@@ -144,6 +144,11 @@ class Answers:
         self._parameters = terms.parameters()
         self._revoked: set[bytes] = set()
 
+    @property
+    def next_due(self) -> float:
+        """When to call `expire`; infinity for not at all."""
+        return self._books.next_due
+
     def answer(self, data: bytes, source: IPv4Address, now: float) -> Answer | None:
         """Take a datagram, and return what it is answered with.
 

@@ -110,8 +110,8 @@ class Answers:
         self.ignored: Counter[str] = Counter()
 
     @property
-    def next_end(self) -> float:
-        """When the first lease is over."""
+    def next_due(self) -> float:
+        """When to call `expire`; infinity for not at all."""
         return min(self._addresses.next_end, self._prefixes.next_end)
 
     def take_changes(self) -> list[Change]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import socket
 import struct
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from aioioth._hosts import check_domain, listed
 from aioioth._iproute import control_socket
 from aioioth._linux.addresses import addresses
 from aioioth._linux.ipv4 import ipv4_address
-from aioioth.errors import ClosedError, ConfigurationError
+from aioioth.errors import ConfigurationError
 from aioioth.servers._dhcp4_answers import Answers, Cause, Terms
 from aioioth.servers._dhcp4_leases import Books, Standing
 from aioioth.servers._dhcp4_settings import (
@@ -37,7 +36,7 @@ from aioioth.servers._dhcp4_settings import (
     parse_pool,
     parse_reservations,
 )
-from aioioth.servers._linkserver import LinkServer
+from aioioth.servers._leasing import LeaseServer
 from aioioth.wire.dhcp4 import CLIENT_PORT, SERVER_PORT
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Lease:
     expires: float
 
 
-class Dhcp4Server(LinkServer):
+class Dhcp4Server(LeaseServer[Lease, Answers]):
     """A DHCPv4 server on one interface of a stack.
 
     Use it as ``async with Dhcp4Server(stack) as server:``, or call `open` and `aclose`.
@@ -133,7 +132,7 @@ class Dhcp4Server(LinkServer):
         on_lease: Callable[[Lease], None] | None = None,
         on_end: Callable[[Lease], None] | None = None,
     ) -> None:
-        super().__init__(stack, dev)
+        super().__init__(stack, dev, on_lease, on_end)
         self._wanted_pool = None if pool is None else parse_pool(pool)
         self._seconds = check_number("lease_time", lease_time, 1, _MOST_SECONDS)
         self._router = None if router is None else check_addresses("router", router)
@@ -141,11 +140,7 @@ class Dhcp4Server(LinkServer):
         self._domains = tuple(check_domain("domain", each) for each in listed(domain))
         self._mtu = check_number("mtu", mtu, _LEAST_MTU, 65535)
         self._reserved = parse_reservations(reservations or {})
-        self._on_lease, self._on_end = on_lease, on_end
         self._books: Books | None = None
-        self._answers: Answers | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._sock: socket.socket | None = None
         self._from: bytes = b""
 
     @override
@@ -153,6 +148,7 @@ class Dhcp4Server(LinkServer):
         return f"DHCPv4 server on {self._stack}"
 
     @property
+    @override
     def leases(self) -> tuple[Lease, ...]:
         """The addresses that clients have, the lowest one first.
 
@@ -162,15 +158,6 @@ class Dhcp4Server(LinkServer):
         return tuple(
             sorted(map(_lease_of, entries), key=lambda each: int(each.address))
         )
-
-    @property
-    def ignored(self) -> Mapping[str, int]:
-        """How many messages were not answered, by cause.
-
-        Causes are ``malformed``, ``relayed``, ``no address left``, ``for another
-        server``, and so on. Those of the last time if it is closed.
-        """
-        return {} if self._answers is None else dict(self._answers.ignored)
 
     @carried_call
     def revoke(self, address: Address) -> None:
@@ -186,15 +173,13 @@ class Dhcp4Server(LinkServer):
                 have.
             ClosedError: The server is not open.
         """
-        if self._sock is None or self._answers is None or self._books is None:
-            raise ClosedError(str(self), hint="not open: open it first")
+        answers = self._opened()
+        assert self._books is not None, "or it would not be open"
         [wanted] = check_addresses("address", address)
         entry = self._books.at(wanted)
         if entry is None or entry.standing is not Standing.LEASED:
-            known = ", ".join(str(each.address) for each in self.leases) or "none"
-            msg = f"no client of {self} has {wanted}; leases are: {known}"
-            raise ConfigurationError(msg)
-        self._answers.revoke(entry)
+            raise self._unknown(wanted, [each.address for each in self.leases])
+        answers.revoke(entry)
 
     @override
     async def _start(self) -> None:
@@ -212,7 +197,7 @@ class Dhcp4Server(LinkServer):
         pool = make_pool(terms, self._wanted_pool, self._all_own())
         books = Books(pool, self._reserved)
         self._books = books
-        self._answers = Answers(
+        answers = Answers(
             terms, books, frozenset(self._reserved), self._leased, self._ended
         )
         sock = self._space().socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
@@ -222,14 +207,7 @@ class Dhcp4Server(LinkServer):
         sock.bind(("", SERVER_PORT))
         # From the address that we call ourselves, if there are several.
         self._from = _PKTINFO.pack(0, own.ip.packed)
-        self._sock = sock
-        self._at_end(self._stop)
-
-    def _stop(self) -> None:
-        self._sock = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._answer_with(answers, sock)
 
     def _own_address(self, dev: str) -> IPv4Interface:
         try:
@@ -254,7 +232,7 @@ class Dhcp4Server(LinkServer):
         now = asyncio.get_running_loop().time()
         source = IPv4Address(datagram.source[0])
         answer = self._answers.answer(datagram.data, source, now)
-        self._set_timer()
+        self._settle()
         if answer is None or self._sock is None:
             return
         to = _EVERYBODY if answer.to is None else str(answer.to)
@@ -265,35 +243,14 @@ class Dhcp4Server(LinkServer):
             # The interface is down, or its queue is full; clients ask again.
             self._answers.ignored[Cause.NOT_SENT.value] += 1
 
-    def _on_timer(self) -> None:
-        assert self._answers is not None
-        self._timer = None
-        self._answers.expire(asyncio.get_running_loop().time())
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        assert self._books is not None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._books.next_due != math.inf and self._sock is not None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(self._books.next_due, self._on_timer)
-
     def _leased(self, entry: Entry) -> None:
-        _call_soon(self._on_lease, entry)
+        self._call(_lease_of(entry), ended=False)
 
     def _ended(self, entry: Entry) -> None:
-        _call_soon(self._on_end, entry)
+        self._call(_lease_of(entry), ended=True)
 
 
 def _lease_of(entry: Entry) -> Lease:
     return Lease(
         entry.address, entry.mac.hex(":"), entry.client_id, entry.name, entry.until
     )
-
-
-def _call_soon(callback: Callable[[Lease], None] | None, entry: Entry) -> None:
-    # What it raises is the loop's to report, and none of our clients' business.
-    if callback is not None:
-        asyncio.get_running_loop().call_soon(callback, _lease_of(entry))

@@ -10,7 +10,6 @@ Source: RFC 8415; RFC 3646 (DNS); RFC 4704 (names of clients).
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import struct
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing_extensions import override
 from aioioth import _listing
 from aioioth._background import carried_call
 from aioioth._hosts import check_domain, listed
-from aioioth.errors import ClosedError, ConfigurationError
+from aioioth.errors import ConfigurationError
 from aioioth.servers._dhcp6_answers import Answers, Terms
 from aioioth.servers._dhcp6_bindings import Bindings, Pool
 from aioioth.servers._dhcp6_settings import (
@@ -33,7 +32,7 @@ from aioioth.servers._dhcp6_settings import (
     parse_prefixes,
     parse_reservations,
 )
-from aioioth.servers._linkserver import LinkServer
+from aioioth.servers._leasing import LeaseServer
 from aioioth.wire.dhcp6 import CLIENT_PORT, SERVER_PORT, SERVERS, duid_of, mac_in
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
     from aioioth._ip import IPAddress
     from aioioth._receiver import Datagram
-    from aioioth.servers._dhcp6_answers import Change
     from aioioth.servers._dhcp6_bindings import Binding
     from aioioth.stack import Stack
 
@@ -82,7 +80,7 @@ class Lease6:
     expires: float
 
 
-class Dhcp6Server(LinkServer):
+class Dhcp6Server(LeaseServer[Lease6, Answers]):
     """A DHCPv6 server on one interface of a stack.
 
     Use it as ``async with Dhcp6Server(stack) as server:``, or call `open` and `aclose`.
@@ -140,7 +138,7 @@ class Dhcp6Server(LinkServer):
         on_lease: Callable[[Lease6], None] | None = None,
         on_end: Callable[[Lease6], None] | None = None,
     ) -> None:
-        super().__init__(stack, dev)
+        super().__init__(stack, dev, on_lease, on_end)
         self._has_pool = pool is None or bool(pool)
         self._pool = parse_pool(pool) if pool else None
         self._valid, self._preferred = check_lifetimes(lease_time, preferred)
@@ -150,11 +148,7 @@ class Dhcp6Server(LinkServer):
         self._prefixes = parse_prefixes(prefixes, delegated_length)
         self._rapid_commit = rapid_commit
         self._reserved = parse_reservations(reservations or {})
-        self._on_lease, self._on_end = on_lease, on_end
         self._bindings: tuple[Bindings, Bindings] | None = None
-        self._answers: Answers | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._sock: socket.socket | None = None
         self._index = 0
 
     @override
@@ -162,6 +156,7 @@ class Dhcp6Server(LinkServer):
         return f"DHCPv6 server on {self._stack}"
 
     @property
+    @override
     def leases(self) -> tuple[Lease6, ...]:
         """What clients have: addresses, the lowest one first, and then prefixes.
 
@@ -174,14 +169,6 @@ class Dhcp6Server(LinkServer):
             for prefixes, bindings in zip((False, True), self._bindings, strict=True)
             for binding in sorted(bindings, key=lambda each: each.address)
         )
-
-    @property
-    def ignored(self) -> Mapping[str, int]:
-        """How many messages were not answered, by cause: ``malformed``, ...
-
-        Those of the last time if it is closed.
-        """
-        return {} if self._answers is None else dict(self._answers.ignored)
 
     @carried_call
     def revoke(self, address: str | IPv6Address) -> None:
@@ -198,14 +185,11 @@ class Dhcp6Server(LinkServer):
                 have.
             ClosedError: The server is not open.
         """
-        if self._sock is None or self._answers is None:
-            raise ClosedError(str(self), hint="not open: open it first")
+        answers = self._opened()
         [wanted] = check_addresses("address", address)
-        if not self._answers.revoke(wanted):
-            known = ", ".join(str(each.address) for each in self.leases) or "none"
-            msg = f"no client of {self} has {wanted}; leases are: {known}"
-            raise ConfigurationError(msg)
-        self._tell()
+        if not answers.revoke(wanted):
+            raise self._unknown(wanted, [each.address for each in self.leases])
+        self._settle()
 
     @override
     async def _start(self) -> None:
@@ -227,13 +211,8 @@ class Dhcp6Server(LinkServer):
         )
         addresses = Bindings(pool, self._reserved, [each.ip for each in own])
         self._bindings = addresses, Bindings(self._prefixes)
-        self._answers = Answers(terms, *self._bindings)
-        self._sock = self._open_socket(dev)
-        self._at_end(self._stop)
-
-    def _stop(self) -> None:
-        self._sock = None
-        self._stop_timer()
+        answers = Answers(terms, *self._bindings)
+        self._answer_with(answers, self._open_socket(dev))
 
     async def _own_addresses(self, dev: str) -> list[IPv6Interface]:
         return [
@@ -293,35 +272,15 @@ class Dhcp6Server(LinkServer):
             except OSError:
                 # The interface is down, or its queue is full; clients ask again.
                 answers.ignored["not sent"] += 1
-        self._tell()
+        self._settle()
 
-    def _tell(self) -> None:
-        """Have callbacks called, and wake up when the next lease is over."""
-        answers = self._answers
-        assert answers is not None, "only while it is open"
-        loop = asyncio.get_running_loop()
-        for change in answers.take_changes():
-            callback = self._on_end if change.ended else self._on_lease
-            # What it raises is the loop's to report, and none of our clients' business.
-            if callback is not None:
-                loop.call_soon(callback, self._lease_in(change))
-        self._stop_timer()
-        if answers.next_end != math.inf and self._sock is not None:
-            self._timer = loop.call_at(answers.next_end, self._on_timer)
-
-    def _on_timer(self) -> None:
+    @override
+    def _settle(self) -> None:
         assert self._answers is not None, "only while it is open"
-        self._timer = None
-        self._answers.expire(asyncio.get_running_loop().time())
-        self._tell()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _lease_in(self, change: Change) -> Lease6:
-        return self._lease_of(change.binding, prefixes=change.prefixes)
+        for change in self._answers.take_changes():
+            lease = self._lease_of(change.binding, prefixes=change.prefixes)
+            self._call(lease, ended=change.ended)
+        super()._settle()
 
     def _lease_of(self, binding: Binding, *, prefixes: bool) -> Lease6:
         prefix = None

@@ -122,7 +122,7 @@ def test_four_messages() -> None:
         Association(7, t1=40, t2=64, leased=(LeasedAddress(address, 80, 100),)),
     )
     assert changes(answers) == [(address, False)]
-    assert answers.next_end == 100
+    assert answers.next_due == 100
 
 
 def test_when_leases_are_to_be_renewed() -> None:
@@ -206,7 +206,7 @@ def test_renewals() -> None:
     assert changes(answers) == []
     answers.expire(240)
     assert changes(answers) == [(address, True)]
-    assert answers.next_end == math.inf
+    assert answers.next_due == math.inf
 
 
 def test_renewals_of_what_was_forgotten() -> None:
