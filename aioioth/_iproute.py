@@ -15,6 +15,7 @@ from aioioth._linux import netdevice
 from aioioth._namespace import Namespace
 from aioioth._said import link_name
 from aioioth.errors import ConfigurationError, NetlinkError
+from aioioth.hashes import eui64_address
 from aioioth.iproute import Address, Neighbour, Route, Rule
 from aioioth.wire import rtnetlink, rtroute
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # The kernel's number has a sign.
 LARGEST_MTU = 0x7FFFFFFF
+
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 
 Thing = Address | Neighbour | Route | Rule
 
@@ -310,15 +313,9 @@ def add_link_local(
 
     The kernel would do that itself (addr_gen_mode), but a moment later, and the address
     cannot be bound to before. Arguments are as `change` has them.
-
-    Source:
-        RFC 4291 appendix A (modified EUI-64).
     """
-    packed = bytes.fromhex(mac.replace(":", ""))
-    host = bytes([packed[0] ^ 2]) + packed[1:3] + b"\xff\xfe" + packed[3:]
-    prefix = bytes.fromhex("fe80") + bytes(6)
-    address = ipaddress.IPv6Interface((prefix + host, 64))
-    wanted = Address(address, dev)
+    address = eui64_address(mac, _LINK_LOCAL)
+    wanted = Address(ipaddress.IPv6Interface((address, 64)), dev)
     return change("replace", wanted, lambda _: index, is_up=is_up)
 
 
