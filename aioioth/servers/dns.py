@@ -32,18 +32,18 @@ from aioioth._ip import IPAddress
 from aioioth._listening import bind_all
 from aioioth._said import number
 from aioioth.errors import ConfigurationError
-from aioioth.servers import _dns_udp
-from aioioth.servers._dns_access import Access, Service
-from aioioth.servers._dns_answering import Answerer
-from aioioth.servers._dns_cache import Cache
-from aioioth.servers._dns_faults import DnsFault, Faults
-from aioioth.servers._dns_forwarding import Forwarder
-from aioioth.servers._dns_hash import HashBase, HashZone, HashZones, Reverse
-from aioioth.servers._dns_service import Counts, DnsService, Waiting
-from aioioth.servers._dns_static import HostTable, Records
-from aioioth.servers._dns_tcp import TcpPort
-from aioioth.servers._dns_zonefile import parse_records
-from aioioth.servers._dns_zones import Zones
+from aioioth.servers._dns import udp
+from aioioth.servers._dns.access import Access, Service
+from aioioth.servers._dns.answering import Answerer
+from aioioth.servers._dns.cache import Cache
+from aioioth.servers._dns.faults import DnsFault, Faults
+from aioioth.servers._dns.forwarding import Forwarder
+from aioioth.servers._dns.hash import HashBase, HashZone, HashZones, Reverse
+from aioioth.servers._dns.service import Counts, DnsService, Waiting
+from aioioth.servers._dns.static import HostTable, Records
+from aioioth.servers._dns.tcp import TcpPort
+from aioioth.servers._dns.zonefile import parse_records
+from aioioth.servers._dns.zones import Zones
 from aioioth.servers._server import Server
 
 if TYPE_CHECKING:
@@ -52,22 +52,6 @@ if TYPE_CHECKING:
     from aioioth._receiver import Datagram
     from aioioth.names import AddressInfo
     from aioioth.stack import Stack
-
-# Where things are, on a query's way through the private modules:
-#
-#   _dns_udp, _dns_tcp   sockets, connections and their limits
-#   _dns_service         bytes to bytes: faults, what waits, what is counted
-#     _dns_faults        what goes wrong on purpose
-#   _dns_answering       a query to its answer, aliases followed; no sockets, no clock
-#     _dns_messages      bytes to a query, an answer to bytes
-#     _dns_access        who may have what
-#     _dns_zones         what is known here, in the order in which it is looked at:
-#       _dns_static      hosts and records (_dns_zonefile reads their text)
-#       _dns_hash        hash zones
-#     _dns_cache         what others said before
-#   _dns_forwarding      asking others; _dnsexchange (also the resolver's) asks one
-#
-# All of them speak of the questions and answers of _dns_answer.
 
 __all__ = ["DnsFault", "DnsServer", "DnsStats", "HashZone"]
 
@@ -236,7 +220,7 @@ class DnsServer(Server):
             msg = f"{self._stack} has not all of the addresses to listen on"
             raise OSError(errno.EADDRNOTAVAIL, msg)
         for sock in sockets:
-            _dns_udp.ask_for_destinations(sock)
+            udp.ask_for_destinations(sock)
             self._listen(sock, partial(self._take, service, sock))
         tcp = TcpPort(service, self._counts.ignored, self._spawn)
         self._at_end(tcp.close)
@@ -287,7 +271,7 @@ class DnsServer(Server):
     def _take(
         self, service: DnsService, sock: socket.socket, datagram: Datagram
     ) -> None:
-        ancillary = _dns_udp.answering_from(datagram)
+        ancillary = udp.answering_from(datagram)
         if ancillary is None:
             self._counts.ignored["group"] += 1
             return
@@ -301,7 +285,7 @@ class DnsServer(Server):
         async def reply_later(waiting: Waiting) -> None:
             reply(await service.finish(waiting))
 
-        client = _dns_udp.address_of(datagram.source)
+        client = udp.address_of(datagram.source)
         outcome = service.begin(datagram.data, client, over_tcp=False)
         if isinstance(outcome, Waiting):
             self._spawn(reply_later(outcome), "DNS over UDP")

@@ -14,22 +14,22 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aioioth.names import Hosts
-from aioioth.servers._dns_access import Access
-from aioioth.servers._dns_answering import Answerer
-from aioioth.servers._dns_cache import Cache
-from aioioth.servers._dns_faults import Faults
-from aioioth.servers._dns_forwarding import read_reply
-from aioioth.servers._dns_hash import HashZone, HashZones
-from aioioth.servers._dns_service import Counts, DnsService, Waiting
-from aioioth.servers._dns_static import HostTable, Records
-from aioioth.servers._dns_zonefile import parse_records
-from aioioth.servers._dns_zones import Zones
+from aioioth.servers._dns.access import Access
+from aioioth.servers._dns.answering import Answerer
+from aioioth.servers._dns.cache import Cache
+from aioioth.servers._dns.faults import Faults
+from aioioth.servers._dns.forwarding import read_reply
+from aioioth.servers._dns.hash import HashZone, HashZones
+from aioioth.servers._dns.service import Counts, DnsService, Waiting
+from aioioth.servers._dns.static import HostTable, Records
+from aioioth.servers._dns.zonefile import parse_records
+from aioioth.servers._dns.zones import Zones
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioioth.servers._dns_answer import Answer, Question
-    from aioioth.servers._dns_forwarding import Forwarder
+    from aioioth.servers._dns.answer import Answer, Question
+    from aioioth.servers._dns.forwarding import Forwarder
 
 ZONE = """
 $ORIGIN lab.

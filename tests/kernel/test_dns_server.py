@@ -18,7 +18,7 @@ import aioioth
 from aioioth.errors import BusyError, ClosedError
 from aioioth.hashes import hash_address
 from aioioth.names import Hosts
-from aioioth.servers import _dns_service, _dns_tcp
+from aioioth.servers._dns import service, tcp
 from aioioth.servers.dns import DnsFault, DnsServer, HashZone
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ async def test_many_queries_on_one_connection() -> None:
 
 
 async def test_who_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dns_tcp, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(tcp, "_IDLE_SECONDS", 0.05)
     async with lan() as (far, asks), DnsServer(far, hosts={"a": "10.0.0.5"}):
         for beginning in b"", b"\0", b"\0\x20abc":
             reader, writer = await asks.open_connection("10.0.0.1", 53)
@@ -315,7 +315,7 @@ async def test_who_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_who_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dns_tcp, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(tcp, "_IDLE_SECONDS", 0.05)
     many = [f"10.1.{i}.{j}" for i in range(4) for j in range(250)]
     async with lan() as (far, asks), DnsServer(far, hosts={"many": many}) as server:
         sock = asks.socket()
@@ -332,7 +332,7 @@ async def test_who_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dns_tcp, "_CONNECTIONS_OF_ONE", 2)
+    monkeypatch.setattr(tcp, "_CONNECTIONS_OF_ONE", 2)
     async with lan() as (far, asks), DnsServer(far, hosts={"a": "10.0.0.5"}) as server:
         held = [await asks.open_connection("10.0.0.1", 53) for _ in range(3)]
         async with asyncio.timeout(20):
@@ -629,7 +629,7 @@ async def test_two_that_ask_each_other_come_to_an_end(link_local: bool) -> None:
 
 
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dns_service, "_MOST_WAITING", 2)
+    monkeypatch.setattr(service, "_MOST_WAITING", 2)
     async with lan() as (far, asks), DnsServer(far, hosts={"a": "10.0.0.5"}) as server:
         server.add_fault(DnsFault(delay=1000))
         async with client_on(asks, "0.0.0.0") as client:

@@ -172,8 +172,8 @@ FORBIDDEN = [
             "_dhcp4_leases",
             "_dhcp6_answers",
             "_dhcp6_bindings",
-            "_dns_answering",
-            "_dns_cache",
+            "_dns/answering",
+            "_dns/cache",
             "_ra_schedule",
         )
     ),

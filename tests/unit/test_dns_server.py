@@ -21,17 +21,17 @@ from aioioth._receiver import Datagram
 from aioioth.errors import ConfigurationError
 from aioioth.hashes import hash_address, otip_time
 from aioioth.names import Hosts
-from aioioth.servers._dns_access import Access
-from aioioth.servers._dns_answer import Answer, Question
-from aioioth.servers._dns_answering import Answerer, Open
-from aioioth.servers._dns_cache import Cache
-from aioioth.servers._dns_forwarding import read_reply
-from aioioth.servers._dns_hash import HashZone, HashZones
-from aioioth.servers._dns_messages import Ignored, Rejected, render
-from aioioth.servers._dns_static import HostTable, Records
-from aioioth.servers._dns_udp import IP_PKTINFO, answering_from
-from aioioth.servers._dns_zonefile import parse_records
-from aioioth.servers._dns_zones import Zones
+from aioioth.servers._dns.access import Access
+from aioioth.servers._dns.answer import Answer, Question
+from aioioth.servers._dns.answering import Answerer, Open
+from aioioth.servers._dns.cache import Cache
+from aioioth.servers._dns.forwarding import read_reply
+from aioioth.servers._dns.hash import HashZone, HashZones
+from aioioth.servers._dns.messages import Ignored, Rejected, render
+from aioioth.servers._dns.static import HostTable, Records
+from aioioth.servers._dns.udp import IP_PKTINFO, answering_from
+from aioioth.servers._dns.zonefile import parse_records
+from aioioth.servers._dns.zones import Zones
 from aioioth.servers.dns import DnsServer
 
 CLIENT = ipaddress.ip_address("10.0.0.9")
@@ -527,7 +527,7 @@ def test_who_teaches_names(reverse: str, teachers: list[str]) -> None:
 
 
 def test_learned_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioioth.servers._dns_hash._LEARNED", 2)
+    monkeypatch.setattr("aioioth.servers._dns.hash._LEARNED", 2)
     desk = Desk(hash_zones={"hash": "fc00::/64"})
     pointers = {}
     for name in "a.hash", "b.hash", "a.hash", "c.hash":
@@ -685,7 +685,7 @@ def test_what_the_cache_does_not_keep(found: Answer) -> None:
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioioth.servers._dns_cache._RECORDS", 3)
+    monkeypatch.setattr("aioioth.servers._dns.cache._RECORDS", 3)
     cache = Cache()
     for name in "abc":
         cache.put(question(name), answer(f"{name}. 60 A 192.0.2.1"), 0.0)

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import dns.rcode
 import dns.rdatatype
 
-from aioioth.servers import _dns_messages
-from aioioth.servers._dns_answer import (
+from aioioth.servers._dns import messages
+from aioioth.servers._dns.answer import (
     Answer,
     Question,
     failure,
     records,
 )
-from aioioth.servers._dns_messages import Query
+from aioioth.servers._dns.messages import Query
 
 if TYPE_CHECKING:
     from aioioth._ip import IPAddress
-    from aioioth.servers._dns_access import Access
-    from aioioth.servers._dns_cache import Cache
-    from aioioth.servers._dns_zones import Zones
+    from aioioth.servers._dns.access import Access
+    from aioioth.servers._dns.cache import Cache
+    from aioioth.servers._dns.zones import Zones
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Answerer:
             Ignored: It gets no answer.
             Rejected: It gets a reply at once.
         """
-        message = _dns_messages.read_query(wire)
+        message = messages.read_query(wire)
         [asked] = message.question
         return Query(
             message,
             Question.about(asked.name, asked.rdtype),
             client,
             self._access.services(client),
-            _dns_messages.reply_limit(message, over_tcp=over_tcp),
+            messages.reply_limit(message, over_tcp=over_tcp),
             over_tcp,
         )
 
@@ -83,7 +83,7 @@ class Answerer:
             query: What `read` returned.
             now: Seconds, by any clock that only goes forward.
         """
-        refusal = _dns_messages.refusal(query.message)
+        refusal = messages.refusal(query.message)
         if refusal is not None:
             return refusal
         return self._follow(query, query.question, Answer(), now)

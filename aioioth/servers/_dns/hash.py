@@ -14,7 +14,7 @@ import dns.rdatatype
 from aioioth import hashes
 from aioioth._hosts import check_domain
 from aioioth.errors import ConfigurationError
-from aioioth.servers._dns_answer import (
+from aioioth.servers._dns.answer import (
     Labels,
     Node,
     Question,
@@ -22,7 +22,7 @@ from aioioth.servers._dns_answer import (
     made_up_soa,
     records,
 )
-from aioioth.servers._dns_static import pointer, reversed_address
+from aioioth.servers._dns.static import pointer, reversed_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import dns.rcode
 
-from aioioth.servers import _dns_messages
-from aioioth.servers._dns_answer import failure
-from aioioth.servers._dns_answering import Open
-from aioioth.servers._dns_messages import Ignored, Query, Rejected
+from aioioth.servers._dns import messages
+from aioioth.servers._dns.answer import failure
+from aioioth.servers._dns.answering import Open
+from aioioth.servers._dns.messages import Ignored, Query, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from dns.rdatatype import RdataType
 
     from aioioth._ip import IPAddress
-    from aioioth.servers._dns_answer import Answer, Labels, Question
-    from aioioth.servers._dns_answering import Answerer
-    from aioioth.servers._dns_faults import DnsFault, Faults
-    from aioioth.servers._dns_forwarding import Forwarder
+    from aioioth.servers._dns.answer import Answer, Labels, Question
+    from aioioth.servers._dns.answering import Answerer
+    from aioioth.servers._dns.faults import DnsFault, Faults
+    from aioioth.servers._dns.forwarding import Forwarder
 
     _Key = tuple[Labels, RdataType, IPAddress | None]
     Spawn = Callable[[Coroutine[object, object, None], str], None]
@@ -136,7 +136,7 @@ class DnsService:
             return self._render(query, failure(fault.wanted_rcode))
         if fault is not None and fault.truncate:
             self._counts.answers[dns.rcode.NOERROR.name] += 1
-            return _dns_messages.truncated(query)
+            return messages.truncated(query)
         return self._rendered(query, self._answerer.resolve(query, monotonic()))
 
     def _rendered(self, query: Query, outcome: Answer | Open) -> bytes | Open:
@@ -146,7 +146,7 @@ class DnsService:
 
     def _render(self, query: Query, answer: Answer) -> bytes:
         self._counts.answers[answer.rcode.name] += 1
-        return _dns_messages.render(query, answer)
+        return messages.render(query, answer)
 
     async def _ask(self, question: Question, client: IPAddress) -> Answer | None:
         """Ask the others, but only once for all who want to know the same.

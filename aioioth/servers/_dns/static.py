@@ -15,7 +15,7 @@ import dns.reversename
 from dns.name import Name
 
 from aioioth import _names
-from aioioth.servers._dns_answer import (
+from aioioth.servers._dns.answer import (
     Answer,
     Labels,
     Node,

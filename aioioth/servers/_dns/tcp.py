@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from aioioth.servers._dns_service import Waiting
-from aioioth.servers._dns_udp import address_of
+from aioioth.servers._dns.service import Waiting
+from aioioth.servers._dns.udp import address_of
 
 if TYPE_CHECKING:
     from collections import Counter
 
     from aioioth._ip import IPAddress
-    from aioioth.servers._dns_service import DnsService, Spawn
+    from aioioth.servers._dns.service import DnsService, Spawn
 
 # RFC 7766 section 6.2: few connections for each client, and seconds of silence.
 _CONNECTIONS = 100

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import dns.rcode
 
-from aioioth.servers._dns_answer import Answer, timed
+from aioioth.servers._dns.answer import Answer, timed
 
 if TYPE_CHECKING:
     from dns.rdatatype import RdataType
 
-    from aioioth.servers._dns_answer import Labels, Question
+    from aioioth.servers._dns.answer import Labels, Question
 
 # Some 500 bytes for each record: at most 10 MB.
 _RECORDS = 20_000

@@ -17,13 +17,13 @@ import dns.rdataclass
 import dns.rdatatype
 
 from aioioth._dnsexchange import PAYLOAD
-from aioioth.servers._dns_answer import Answer, Question, failure
+from aioioth.servers._dns.answer import Answer, Question, failure
 
 if TYPE_CHECKING:
     from dns.rcode import Rcode
 
     from aioioth._ip import IPAddress
-    from aioioth.servers._dns_access import Services
+    from aioioth.servers._dns.access import Services
 
 _WITHOUT_EDNS = 512
 LARGEST = 65_535

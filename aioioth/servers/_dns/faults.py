@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dns.rcode import Rcode
     from dns.rdatatype import RdataType
 
-    from aioioth.servers._dns_answer import Question
+    from aioioth.servers._dns.answer import Question
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
-from aioioth.servers._dns_answer import (
+from aioioth.servers._dns.answer import (
     Answer,
     Question,
     at_node,
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dns.rrset import RRset
 
     from aioioth._ip import IPAddress
-    from aioioth.servers._dns_access import Services
-    from aioioth.servers._dns_answer import Labels, Node
-    from aioioth.servers._dns_hash import HashZones
-    from aioioth.servers._dns_static import HostTable, Records
+    from aioioth.servers._dns.access import Services
+    from aioioth.servers._dns.answer import Labels, Node
+    from aioioth.servers._dns.hash import HashZones
+    from aioioth.servers._dns.static import HostTable, Records
 
 _ROOT: Labels = (b"",)
 

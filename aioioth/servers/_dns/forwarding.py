@@ -17,7 +17,7 @@ import dns.rdatatype
 
 from aioioth._dnsexchange import Exchange
 from aioioth.errors import ClosedError
-from aioioth.servers._dns_answer import Answer, negative
+from aioioth.servers._dns.answer import Answer, negative
 
 if TYPE_CHECKING:
     import socket
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dns.rrset import RRset
 
     from aioioth._ip import IPAddress
-    from aioioth.servers._dns_answer import Question
+    from aioioth.servers._dns.answer import Question
     from aioioth.stack import Stack
 
 # Each server is asked so often before all have failed.
