@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from aioioth._bridging import BRIDGE, BRIDGE_INDEX
 from aioioth._iproute import Request
-from aioioth._keeper import orders
 from aioioth.wire import rtnetlink
 
 if TYPE_CHECKING:
@@ -100,17 +99,6 @@ def _set_port(name: str, attribute: int, value: bytes) -> Request:
     body = rtnetlink.link_body(info, name=name)
     words = f"ip link set {name} type bridge_slave"
     return Request(words, rtnetlink.set_link(body))
-
-
-def until_running(name: str, where: int = 0) -> Request:
-    """Return what waits until frames can go out of an interface.
-
-    Args:
-        name: Its name.
-        where: Of its namespace; see `aioioth._iproute.Request`.
-    """
-    message = rtnetlink.get_link(rtnetlink.link_body(name=name))
-    return Request(f"ip link show {name}", message, orders.UNTIL_RUNNING, where)
 
 
 def disable(index: int) -> Request:

@@ -94,6 +94,17 @@ def set_link(
     return Request(" ".join(words), rtnetlink.set_link(body))
 
 
+def until_running(name: str, where: int = 0) -> Request:
+    """Return what waits until frames can go out of an interface.
+
+    Args:
+        name: Its name.
+        where: Of its namespace; see `Request`.
+    """
+    message = rtnetlink.get_link(rtnetlink.link_body(name=name))
+    return Request(f"ip link show {name}", message, orders.UNTIL_RUNNING, where)
+
+
 def change(
     command: str,
     thing: Thing,

@@ -25,7 +25,6 @@ from aioioth._bridgerequests import (
     disable,
     plug_in,
     random_name,
-    until_running,
 )
 from aioioth._bridging import BRIDGE_INDEX, running_bridges
 from aioioth._iproute import Request
@@ -220,15 +219,15 @@ class BridgePort:
             replace(_iproute.set_link(wanted.name, up=True), where=1),
             # For some microseconds frames are thrown away at both ends (noop_qdisc),
             # and a first packet that is lost costs a second.
-            until_running(wanted.name, where=1),
-            until_running(self._name),
+            _iproute.until_running(wanted.name, where=1),
+            _iproute.until_running(self._name),
         ]
 
     async def set_carrier(self, *, on: bool) -> None:
         """See `aioioth.abc.Junction.set_carrier`."""
         requests = [_iproute.set_link(self._name, up=on)]
         if on:
-            requests.append(until_running(self._name))
+            requests.append(_iproute.until_running(self._name))
         try:
             await _iproute.carry_out(self._seat.joined.namespace, requests)
         except BaseException:
