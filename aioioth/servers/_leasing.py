@@ -13,7 +13,7 @@ from aioioth.servers._linkserver import LinkServer
 if TYPE_CHECKING:
     import socket
     from collections import Counter
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from aioioth._ip import IPAddress
     from aioioth.stack import Stack
@@ -98,7 +98,9 @@ class LeaseServer(LinkServer, Generic[LeaseT, AnswersT]):
             raise ClosedError(str(self), hint="not open: open it first")
         return self._answers
 
-    def _unknown(self, address: IPAddress, known: list[IPAddress]) -> Exception:
+    def _unknown(
+        self, address: IPAddress, known: Sequence[IPAddress]
+    ) -> ConfigurationError:
         """Return what to raise if no client has an address."""
         leases = ", ".join(map(str, known)) or "none"
         msg = f"no client of {self} has {address}; leases are: {leases}"
