@@ -186,6 +186,9 @@ class _Reading:
         elif sign and f"-{tag}" in _CLEARS:
             self._no_value(token)
             self._clear |= _CLEARS[f"-{tag}"]
+        elif "://" in token.tag:
+            msg = f"a network is written as vnl={token.tag}, or given after the text"
+            raise self._error(token, msg)
         else:
             known = [f"{each}=" for each in (*_VALUES, *ITEMS)]
             known += [*_STARTS, *(f"-{each}=" for each in ITEMS), *_CLEARS]

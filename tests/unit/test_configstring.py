@@ -103,6 +103,7 @@ def test_where() -> None:
     [
         ("eth,dhpc", "no tag is called 'dhpc'", 4),
         ("DHCP", "no tag is called 'DHCP'", 0),
+        ("eth,memory://lan", "a network is written as vnl=memory://lan", 4),
         ("-slaac", "no tag is called '-slaac'", 0),
         ("-vnl=x", "no tag is called '-vnl'", 0),
         ("eth,ip=10.0.0.256", "no IPv4 or IPv6 address", 4),
