@@ -18,6 +18,7 @@ from aioioth.errors import ConfigurationError, NetlinkError
 from aioioth.hashes import eui64_address
 from aioioth.iproute import Address, Neighbour, Route, Rule
 from aioioth.wire import rtnetlink, rtroute
+from aioioth.wire.ethernet import packed_mac
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping
@@ -134,7 +135,7 @@ def change(
             command,
             index_of(thing.dev),
             thing.address,
-            None if thing.mac is None else bytes.fromhex(thing.mac.replace(":", "")),
+            None if thing.mac is None else packed_mac(thing.mac),
             state=_number(rtroute.NEIGHBOUR_STATES, thing.state),
             flags=(rtroute.NTF_PROXY if thing.proxy else 0)
             | (rtroute.NTF_ROUTER if thing.router else 0),

@@ -21,6 +21,7 @@ import math
 
 from aioioth._ip import parse_mac
 from aioioth.errors import ConfigurationError
+from aioioth.wire.ethernet import packed_mac
 
 __all__ = [
     "DEFAULT_PERIOD",
@@ -98,7 +99,7 @@ def eui64_address(mac: str | bytes, base: Base = "fe80::") -> ipaddress.IPv6Addr
             raise ConfigurationError(msg)
         station = mac
     else:
-        station = bytes.fromhex(parse_mac(mac).replace(":", ""))
+        station = packed_mac(parse_mac(mac))
     packed = bytearray(_base(base).packed)
     packed[8:13] = station[0:3] + b"\xff\xfe"
     packed[8] ^= 0x02

@@ -39,6 +39,7 @@ from aioioth.events import (
     Unconfigured,
 )
 from aioioth.hashes import hash_mac
+from aioioth.wire.ethernet import packed_mac
 
 if TYPE_CHECKING:
     import socket
@@ -347,9 +348,7 @@ class Sources:
                 space=self._space,
                 dev=dev,
                 index=netdevice.interface_index(control, dev),
-                mac=bytes.fromhex(
-                    netdevice.interface_mac(control, dev).replace(":", "")
-                ),
+                mac=packed_mac(netdevice.interface_mac(control, dev)),
                 label=self._label,
                 fqdn=name,
                 apply=partial(self._apply, dev, source, job),
@@ -456,7 +455,8 @@ class Sources:
             if name == dev:
                 await self._jobs.pop((name, source)).stop()
         self._set_up_ones.discard(dev)
-        self._fqdn.pop(dev, None)
+        for names in (self._fqdn, self._hostname):
+            names.pop(dev, None)
         self._holdings.forget(dev)
 
     async def drain(self) -> None:

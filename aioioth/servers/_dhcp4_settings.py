@@ -9,6 +9,7 @@ from aioioth import _hosts
 from aioioth._ip import parse_mac
 from aioioth.errors import ConfigurationError
 from aioioth.servers._dhcp4_leases import Pool
+from aioioth.wire.ethernet import packed_mac
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -144,7 +145,7 @@ def parse_reservations(
             msg = f"reservations: {address} is there twice"
             raise ConfigurationError(msg)
         try:
-            keys = [b"\1" + bytes.fromhex(parse_mac(client).replace(":", ""))]
+            keys = [b"\1" + packed_mac(parse_mac(client))]
         except ConfigurationError:
             # Text is of type 0 (RFC 2132 section 9.14); some leave the type out.
             keys = [b"\0" + client.encode(), client.encode()]

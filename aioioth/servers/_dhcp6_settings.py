@@ -10,6 +10,7 @@ from aioioth._hosts import listed
 from aioioth._ip import parse_address, parse_mac, parse_network
 from aioioth.errors import ConfigurationError
 from aioioth.servers._dhcp6_bindings import Pool
+from aioioth.wire.ethernet import packed_mac
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,9 +173,7 @@ def _client(text: str) -> bytes:
     except ValueError:
         raw = b""
     if len(raw) == _MAC_BYTES:
-        return (
-            bytes.fromhex(parse_mac(text).replace(":", "")) if text != digits else raw
-        )
+        return packed_mac(parse_mac(text)) if text != digits else raw
     if len(raw) not in _DUID_BYTES:
         msg = (
             f"reservations[{text!r}]: expected a MAC address like '02:00:00:00:00:01', "

@@ -34,6 +34,7 @@ from aioioth.servers._dhcp6_settings import (
 )
 from aioioth.servers._leasing import LeaseServer
 from aioioth.wire.dhcp6 import CLIENT_PORT, SERVER_PORT, SERVERS, duid_of, mac_in
+from aioioth.wire.ethernet import packed_mac
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -201,7 +202,7 @@ class Dhcp6Server(LeaseServer[Lease6, Answers]):
         if pool is None and self._has_pool:
             pool = self._pool_of(own, dev)
         terms = Terms(
-            duid_of(bytes.fromhex(place.mac.replace(":", ""))),
+            duid_of(packed_mac(place.mac)),
             tuple(dict.fromkeys(each.network for each in own)),
             self._valid,
             self._preferred,

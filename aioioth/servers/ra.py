@@ -35,6 +35,7 @@ from aioioth.errors import ClosedError, ConfigurationError
 from aioioth.servers._linkserver import LinkServer
 from aioioth.servers._ra_schedule import Schedule
 from aioioth.wire import nd
+from aioioth.wire.ethernet import packed_mac
 from aioioth.wire.nd import Prefix, RouteTo
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class RouterAdvertiser(LinkServer):
         place = self._find_place()
         dev, index, mac = place.dev, place.index, place.mac
         await ensure_link_local(self._space(), dev)
-        self._told = replace(self._told, source_mac=bytes.fromhex(mac.replace(":", "")))
+        self._told = replace(self._told, source_mac=packed_mac(mac))
         sock = open_icmp6(self.stack.socket, index, nd.ROUTER_SOLICITATION)
         schedule = Schedule(self._interval, _random, _now())
         news = asyncio.Event()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["EthernetHeader", "Summary", "summarize"]
+__all__ = ["EthernetHeader", "Summary", "packed_mac", "summarize"]
 
 _HEADER = struct.Struct("!6s6sH")
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
@@ -80,6 +80,11 @@ class Summary:
     source: str
     destination: str
     text: str
+
+
+def packed_mac(text: str) -> bytes:
+    """Return the six bytes of an address that is written as ``02:00:00:00:00:01``."""
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def summarize(frame: Buffer) -> Summary:

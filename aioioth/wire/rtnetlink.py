@@ -14,6 +14,8 @@ import struct
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from aioioth.wire.ethernet import packed_mac
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -206,7 +208,7 @@ def link_body(  # noqa: PLR0913  (one keyword for each thing a link can have)
     if mtu is not None:
         parts.append(attribute(IFLA_MTU, mtu))
     if mac is not None:
-        parts.append(attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))))
+        parts.append(attribute(IFLA_ADDRESS, packed_mac(mac)))
     if master is not None:
         parts.append(attribute(IFLA_MASTER, master))
     if namespace is not None:
