@@ -386,7 +386,7 @@ class Stack(Owned[Running], StackConfiguring, StackSelfConfiguring, StackCalls):
                 str(self),
                 space=parts.space,
                 own=parts.interfaces,
-                monitor=lambda: parts.monitor,
+                monitor=parts.monitor,
                 resolver=self._names,
                 notify=self._notify,
             )

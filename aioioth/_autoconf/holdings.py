@@ -52,7 +52,7 @@ class Holdings:
     Args:
         space: The stack's.
         own: Its interfaces that aioioth made.
-        monitor: Returns what tells when an address is usable.
+        monitor: Tells when an address is usable.
         learned: Called when DNS servers or domains may have changed.
     """
 
@@ -60,7 +60,7 @@ class Holdings:
         self,
         space: Space,
         own: Collection[str],
-        monitor: Callable[[], Monitor],
+        monitor: Monitor,
         learned: Callable[[], None],
     ) -> None:
         self._space = space
@@ -194,7 +194,7 @@ class Holdings:
         asked = {a.address.ip for a in new if a.address.version == 6 and not a.nodad}
         if not asked:
             return ()
-        monitor = self._monitor()
+        monitor = self._monitor
 
         def settled(monitor: Monitor) -> bool:
             links = {link.name: link for link in monitor.links}

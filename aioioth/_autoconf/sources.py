@@ -76,7 +76,7 @@ class Sources:
         label: Whose, for messages.
         space: The stack's.
         own: Its interfaces that aioioth made.
-        monitor: Returns what watches the stack's kernel.
+        monitor: Follows what the kernel has in it.
         resolver: Learns of DNS servers.
         notify: Called with each event.
     """
@@ -87,7 +87,7 @@ class Sources:
         *,
         space: Space,
         own: Mapping[str, object],
-        monitor: Callable[[], Monitor],
+        monitor: Monitor,
         resolver: Resolver,
         notify: Callable[[Event], None],
     ) -> None:
@@ -338,7 +338,7 @@ class Sources:
             job.source.refresh()
             return job
         # An address that is another's may be gone before somebody waits to hear of it.
-        self._watcher.start(self._monitor())
+        self._watcher.start(self._monitor)
         job = Job(wanted)
         name = self._fqdn.get(dev)
         if source != RA:  # which would make addresses of it

@@ -41,9 +41,7 @@ class Host:
         self.refusals = 0  # of the kernel's; so many more
         self.monitor = Monitor(self.space)
         self.monitor.start()
-        self._holdings = Holdings(
-            self.space, [self.dev], lambda: self.monitor, lambda: None
-        )
+        self._holdings = Holdings(self.space, [self.dev], self.monitor, lambda: None)
         self._news = asyncio.Event()
         self.mac = bytes.fromhex(self.interface.mac.replace(":", ""))
         index, label = self.interface.index, str(stack)
