@@ -342,7 +342,9 @@ async def test_addresses_and_routes(times: int) -> None:
         index = stack.interfaces["vde0"].index
 
         async def clean() -> None:
-            # A cancelled request may have taken effect; start from nothing again.
+            # A cancelled request may have taken effect, or be at work yet: what is
+            # asked after it is answered after it. Start from nothing again.
+            await stack.sysctl("net.ipv4.ip_forward", 0)
             await stack.netlink.flush_addr(index=index)
 
         async def configure() -> None:
